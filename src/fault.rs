@@ -1,0 +1,45 @@
+//! Points at which a test build dies, to prove what repairs each crash. Nothing in other builds.
+//!
+//! `FAULT_POINT=after_commit` aborts at that point, `FAULT_POINT=after_commit:3` at the third pass;
+//! `FAULT_POISON=text` aborts on decoding a message that holds the text.
+
+/// The crash points, in the order of effects.
+pub const POINTS: &[&str] = &[
+    "after_delivery",
+    "before_commit",
+    "after_commit",
+    "half_redis",
+    "after_redis",
+    "after_dead_letters",
+    "after_ack",
+];
+
+/// Dies here, if the environment says so.
+#[cfg(feature = "fault-points")]
+pub fn point(name: &str) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static PASSES: AtomicU64 = AtomicU64::new(0);
+    debug_assert!(POINTS.contains(&name), "{name} is not among the points");
+    let Ok(wanted) = std::env::var("FAULT_POINT") else { return };
+    let (wanted, pass) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    if wanted == name && (PASSES.fetch_add(1, Ordering::Relaxed) + 1).to_string() == pass {
+        tracing::error!(point = name, "fault: aborting");
+        std::process::abort();
+    }
+}
+
+/// Dies of this message, if the environment says so.
+#[cfg(feature = "fault-points")]
+pub fn poison(body: &[u8]) {
+    let Ok(poison) = std::env::var("FAULT_POISON") else { return };
+    if body.windows(poison.len()).any(|window| window == poison.as_bytes()) {
+        tracing::error!("fault: aborting on a poisonous message");
+        std::process::abort();
+    }
+}
+
+#[cfg(not(feature = "fault-points"))]
+pub fn point(_: &str) {}
+
+#[cfg(not(feature = "fault-points"))]
+pub fn poison(_: &[u8]) {}
