@@ -1,0 +1,140 @@
+//! Every setting: its name, unit, bound and default. Read once, at start, and never written again.
+//!
+//! `setting` holds the table, `source` reads the environment, `parse` makes types of it, `redact`
+//! decides what may be shown. Nothing here opens a connection or prints.
+
+mod error;
+mod load;
+mod parse;
+pub mod redact;
+pub mod setting;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use error::{ConfigErrors, Problem};
+
+use crate::event::Limits;
+use crate::sets::Sets;
+
+/// What all roles read. What only some need, and may be absent, is behind `broker()`, `store()`
+/// and `projection()`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub amqp_url: Option<Secret>,
+    pub database_url: Option<Secret>,
+    pub database_replica_url: Option<Secret>,
+    pub redis_url: Option<Secret>,
+    pub sets: Sets,
+    pub key_prefix: String,
+    pub limits: Limits,
+    pub ingest: Ingest,
+    /// How long events stay in Postgres; `None` is for ever.
+    pub retention: Option<Duration>,
+    /// How long a lane holds a batch for Redis before ingest goes on without it.
+    pub redis_hold: Duration,
+    pub ops: OpsAddr,
+    /// `None`: human on a terminal, else JSON.
+    pub log_format: Option<LogFormat>,
+    pub log_filter: String,
+    broker: Option<Broker>,
+    store: Option<Store>,
+    projection: Option<Projection>,
+    /// What holds, a line a setting, without secrets.
+    shown: Vec<String>,
+}
+
+/// Where the ops endpoint listens; `None` is nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpsAddr {
+    pub addr: Option<SocketAddr>,
+    /// Whether somebody asked for just this one. Else a busy port is no reason to stop.
+    pub explicit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+/// RabbitMQ: where, and the names of what is there.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    /// `amqp://` or `amqps://`, with the user and password: never log it.
+    pub url: Secret,
+    pub exchange: String,
+    pub queue: String,
+    /// The dead letters' exchange and queue share this name.
+    pub dead_letters: String,
+    /// Deliveries of one message before the broker itself dead-letters it.
+    pub delivery_limit: u32,
+    /// Whether a worker may declare what is missing.
+    pub declare_topology: bool,
+    /// For connecting, declaring and each confirm.
+    pub timeout: Duration,
+}
+
+/// Postgres: the primary, and a replica where there is one.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub url: Secret,
+    pub replica_url: Option<Secret>,
+    pub partition_by: PartitionBy,
+    /// Partitions made ahead of the one that holds now.
+    pub partitions_ahead: u32,
+    /// For connecting and each statement.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionBy {
+    Day,
+    Month,
+}
+
+/// Redis. The key prefix is part of `Sets`.
+#[derive(Clone, Debug)]
+pub struct Projection {
+    /// `redis://`, `rediss://`, `redis-cluster://` or `redis-sentinel://`.
+    pub url: Secret,
+    /// For connecting and each command.
+    pub timeout: Duration,
+}
+
+/// The worker's own bounds.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    pub lanes: u16,
+    /// Unacknowledged deliveries of one lane, once it runs warm.
+    pub prefetch_max: u16,
+    /// What the prefetched bodies of one lane may weigh together, judged by those seen.
+    pub prefetch_bytes: usize,
+    pub batch_events_max: usize,
+    pub batch_bytes_max: usize,
+    pub batch_age_max: Duration,
+    /// How long a lane holds a batch for a store that is away before it gives the session up.
+    pub hold_max: Duration,
+    /// Share of condemned events, in per cent, above which the worker stops consuming; 0: never.
+    pub breaker_percent: u8,
+    /// Events that share is judged by.
+    pub breaker_events: u64,
+    /// Until it consumes again by itself.
+    pub breaker_wait: Duration,
+    pub drain: Duration,
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+}
+
+/// A value that must not be printed. `Debug` writes `***`.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
