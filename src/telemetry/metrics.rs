@@ -1,0 +1,259 @@
+//! Every metric, made once and shared. All series are there from the start, at zero, so that an
+//! alert can tell "none" from "not yet".
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::labels::{ByLabel, Dependency, Label, Outcome, Stage, Trigger};
+use crate::retry::Class;
+
+const BATCH_EVENTS: &str = "rollcall_batch_events";
+const FLUSH_SECONDS: &str = "rollcall_flush_seconds";
+const EVENT_LAG_SECONDS: &str = "rollcall_event_lag_seconds";
+
+/// Up to the most that a batch may hold.
+const EVENTS_BUCKETS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4];
+/// A Redis round trip on one host takes 0.1 ms, a commit 1 ms, the default timeout is 20 s.
+const FLUSH_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0,
+];
+/// From live to a day behind.
+const LAG_BUCKETS: &[f64] = &[
+    0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0,
+    86_400.0,
+];
+
+/// Handles of all series. Books that must balance:
+/// deliveries = settlements of all outcomes + deliveries in flight.
+pub struct Metrics {
+    pub deliveries: Counter,
+    pub settlements: ByLabel<Outcome, Counter>,
+    pub deliveries_in_flight: Gauge,
+    pub events_decoded: Counter,
+    pub events_stored: Counter,
+    pub duplicates: Counter,
+    pub batches_flushed: ByLabel<Trigger, Counter>,
+    pub batch_events: Histogram,
+    pub flush_seconds: ByLabel<Stage, Histogram>,
+    pub event_lag_seconds: Histogram,
+    pub members_written: Counter,
+    pub retries: ByLabel<Dependency, Counter>,
+    /// Lanes that hold a batch for it: `increment` when a hold begins, `decrement` when it ends.
+    pub holding: ByLabel<Dependency, Gauge>,
+    pub sessions: Counter,
+    pub session_errors: ByLabel<Class, Counter>,
+    pub lanes: Gauge,
+    pub prefetch: Gauge,
+    pub wrong_type_keys: Counter,
+    pub suspects: Counter,
+    pub breaker_trips: Counter,
+    /// 1 while the worker stands by.
+    pub breaker_open: Gauge,
+    dead_letters: Vec<(&'static str, Counter)>,
+    exporter: PrometheusHandle,
+}
+
+impl Metrics {
+    /// `reasons` are all that a dead letter can have.
+    pub fn new(reasons: &[&'static str]) -> Metrics {
+        // The buckets are constants that are not empty, which is all that can be wrong with them.
+        let builder = PrometheusBuilder::new();
+        let builder = [
+            (BATCH_EVENTS, EVENTS_BUCKETS),
+            (FLUSH_SECONDS, FLUSH_BUCKETS),
+            (EVENT_LAG_SECONDS, LAG_BUCKETS),
+        ]
+        .into_iter()
+        .fold(builder, |builder, (name, buckets)| {
+            builder
+                .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
+                .expect("the buckets are not empty")
+        });
+        let recorder = builder.build_recorder();
+        // Local and not global: the handles outlive it, nobody else records, and tests can have
+        // as many as they like in one process.
+        metrics::with_local_recorder(&recorder, || register(reasons, recorder.handle()))
+    }
+
+    /// Counts a dead letter of one of the reasons given to `new`.
+    pub fn dead_letter(&self, reason: &str) {
+        let known = self.dead_letters.iter().find(|(known, _)| *known == reason);
+        debug_assert!(known.is_some(), "{reason} is not among the reasons of dead letters");
+        if let Some((_, counter)) = known {
+            counter.increment(1);
+        }
+    }
+
+    /// The page that Prometheus reads, text format 0.0.4.
+    pub fn render(&self) -> String {
+        self.exporter.render()
+    }
+
+    /// Folds what histograms have gathered since the last time; else it piles up between scrapes.
+    pub fn run_upkeep(&self) {
+        self.exporter.run_upkeep();
+    }
+}
+
+fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
+    info();
+    Metrics {
+        deliveries: count("rollcall_deliveries_total", "Messages handed to us, again included"),
+        settlements: counts(
+            "rollcall_settlements_total",
+            "outcome",
+            "Deliveries acknowledged, or returned with their session",
+        ),
+        deliveries_in_flight: level(
+            "rollcall_deliveries_in_flight",
+            "Deliveries that are not settled",
+        ),
+        events_decoded: count("rollcall_events_decoded_total", "Events read from messages"),
+        events_stored: count("rollcall_events_stored_total", "Events new in Postgres"),
+        duplicates: count(
+            "rollcall_duplicates_total",
+            "Events that Postgres already had; a success",
+        ),
+        batches_flushed: counts(
+            "rollcall_batches_flushed_total",
+            "trigger",
+            "Batches written, by why they closed",
+        ),
+        batch_events: spread(BATCH_EVENTS, Unit::Count, "Events of a batch"),
+        flush_seconds: ByLabel::new(|stage| {
+            describe_histogram!(FLUSH_SECONDS, Unit::Seconds, "Time of each stage of a flush");
+            histogram!(FLUSH_SECONDS, "stage" => stage)
+        }),
+        event_lag_seconds: spread(
+            EVENT_LAG_SECONDS,
+            Unit::Seconds,
+            "From occurred_at of a batch's last event to its members in Redis",
+        ),
+        members_written: count(
+            "rollcall_members_written_total",
+            "Members sent to Redis, known ones included",
+        ),
+        retries: counts("rollcall_retries_total", "dependency", "Tries after the first"),
+        holding: ByLabel::new(|dependency| {
+            let name = "rollcall_holding";
+            describe_gauge!(name, Unit::Count, "Lanes that hold a batch for it; 0 is well");
+            gauge!(name, "dependency" => dependency)
+        }),
+        sessions: count("rollcall_sessions_total", "Sessions opened with RabbitMQ"),
+        session_errors: counts(
+            "rollcall_session_errors_total",
+            "class",
+            "Sessions that failed to open or ended in an error",
+        ),
+        lanes: level("rollcall_lanes", "Lanes that run"),
+        prefetch: level("rollcall_prefetch", "Unacknowledged deliveries allowed to a lane now"),
+        wrong_type_keys: count(
+            "rollcall_wrong_type_keys_total",
+            "Writes to Redis keys that hold another type; a hand is needed",
+        ),
+        suspects: count(
+            "rollcall_suspects_total",
+            "Deliveries that had been handed out at least twice before, processed alone",
+        ),
+        breaker_trips: count(
+            "rollcall_breaker_trips_total",
+            "Times that most of what arrived was condemned, and consuming stopped",
+        ),
+        breaker_open: level("rollcall_breaker_open", "1 while consuming is stopped by the breaker"),
+        dead_letters: dead_letters(reasons),
+        exporter,
+    }
+}
+
+fn info() {
+    describe_gauge!("rollcall_build_info", Unit::Count, "The version that runs; always 1");
+    gauge!("rollcall_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+fn dead_letters(reasons: &[&'static str]) -> Vec<(&'static str, Counter)> {
+    let name = "rollcall_dead_letters_total";
+    describe_counter!(name, Unit::Count, "Events condemned, by reason");
+    reasons.iter().map(|reason| (*reason, counter!(name, "reason" => *reason))).collect()
+}
+
+fn count(name: &'static str, help: &'static str) -> Counter {
+    describe_counter!(name, Unit::Count, help);
+    counter!(name)
+}
+
+fn counts<L: Label>(
+    name: &'static str,
+    label: &'static str,
+    help: &'static str,
+) -> ByLabel<L, Counter> {
+    describe_counter!(name, Unit::Count, help);
+    ByLabel::new(|value| counter!(name, label => value))
+}
+
+fn level(name: &'static str, help: &'static str) -> Gauge {
+    describe_gauge!(name, Unit::Count, help);
+    gauge!(name)
+}
+
+fn spread(name: &'static str, unit: Unit, help: &'static str) -> Histogram {
+    describe_histogram!(name, unit, help);
+    histogram!(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_at_zero_with_its_help() {
+        let page = Metrics::new(&["bad_json", "too_old"]).render();
+        for line in [
+            "rollcall_deliveries_total 0",
+            "rollcall_settlements_total{outcome=\"ack\"} 0",
+            "rollcall_settlements_total{outcome=\"returned\"} 0",
+            "rollcall_dead_letters_total{reason=\"too_old\"} 0",
+            "rollcall_batches_flushed_total{trigger=\"drain\"} 0",
+            "rollcall_flush_seconds_count{stage=\"settle\"} 0",
+            "rollcall_flush_seconds_bucket{stage=\"store\",le=\"0.0005\"} 0",
+            "rollcall_batch_events_bucket{le=\"20000\"} 0",
+            "rollcall_event_lag_seconds_sum 0",
+            "rollcall_retries_total{dependency=\"redis\"} 0",
+            "rollcall_holding{dependency=\"postgres\"} 0",
+            "rollcall_session_errors_total{class=\"config\"} 0",
+            concat!("rollcall_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        }
+        for metric in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let name = metric.split(' ').next().unwrap();
+            assert!(name.starts_with("rollcall_"), "{name}");
+            assert!(page.contains(&format!("# HELP {name} ")), "{name} has no help");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_rendered_apart() {
+        let one = Metrics::new(&["bad_json"]);
+        let other = Metrics::new(&["bad_json"]);
+        one.deliveries.increment(3);
+        one.dead_letter("bad_json");
+        one.settlements.of(Outcome::Returned).increment(2);
+        one.flush_seconds.of(Stage::Projection).record(0.003);
+        one.run_upkeep();
+        let page = one.render();
+        assert!(page.contains("rollcall_deliveries_total 3"));
+        assert!(page.contains("rollcall_dead_letters_total{reason=\"bad_json\"} 1"));
+        assert!(page.contains("rollcall_settlements_total{outcome=\"returned\"} 2"));
+        assert!(
+            page.contains("rollcall_flush_seconds_bucket{stage=\"projection\",le=\"0.005\"} 1")
+        );
+        assert!(
+            page.contains("rollcall_flush_seconds_bucket{stage=\"projection\",le=\"0.002\"} 0")
+        );
+        assert!(other.render().contains("rollcall_deliveries_total 0"));
+    }
+}
