@@ -1,0 +1,26 @@
+//! Postgres, the truth: every event once, and the partitions and migrations that hold it.
+//!
+//! The only folder that names sqlx, and none of its types get out. A lane owns one [`EventStore`],
+//! which is one connection; there is no pool. It must never decide when to try again, nor
+//! dead-letter: it says which rows were refused and why, and of what class an error is.
+
+mod admin;
+mod error;
+mod events;
+mod link;
+mod migrate;
+mod partitions;
+mod ranges;
+mod sqlstate;
+mod statements;
+
+pub use admin::{Server, count_events, is_empty, ping, ping_replica, probe};
+pub use error::{Cause, StoreError};
+pub use events::{EventStore, Refusal, Refused, Row, Stored};
+pub use migrate::{Applied, MigrationReport, SchemaState, migrate, schema_state};
+pub use partitions::{Partition, list, make_ahead};
+
+/// First half of every advisory lock of ours: "roll" in ASCII, which nobody else takes by accident.
+/// The second halves in use: 1 partitions (`migrations/0002_partitions.sql`), 2 migrations.
+const ADVISORY_CLASS: i32 = 0x726f_6c6c;
+const ADVISORY_MIGRATE: i32 = 2;
