@@ -1,0 +1,325 @@
+//! `<prefix>:meta`: how far a reader may trust the sets, and whether the server may keep them.
+//!
+//! A wiped Redis answers "not a member" to everything. Only the generation tells that from the
+//! truth: it is written when sets begin and goes when they go. Never writes a generation over
+//! another: that is a rebuild's, and it has its own way to do it.
+
+use std::fmt;
+
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, ClusterInterface};
+use fred::types::config::Server;
+use fred::types::{ClusterHash, Value};
+use futures_util::future::join;
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use uuid::Uuid;
+
+use super::client::{Projection, call};
+use super::error::ProjectionError;
+
+/// RFC 3339, UTC, microseconds, always the same width: as Postgres keeps them.
+const TIMESTAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+/// Both fields in one step, so that no reader sees a generation without its state. The answer is
+/// the generation that counts: ours, or the one that was there.
+const BEGIN_GENERATION: &str = "if redis.call('HSETNX', KEYS[1], 'generation', ARGV[1]) == 1 then \
+    redis.call('HSET', KEYS[1], 'state', ARGV[2]) end \
+    return redis.call('HGET', KEYS[1], 'generation')";
+
+const META_FIELDS: [&str; 5] =
+    ["generation", "last_event_at", "last_applied_at", "rebuilt_at", "state"];
+
+/// How far the sets follow Postgres.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// They hold what Postgres holds, but for what is under way.
+    Fresh,
+    /// Members are missing and being added.
+    CatchingUp,
+    /// They are being made anew.
+    Rebuilding,
+    /// Members are missing, and nobody is adding them yet.
+    Stale,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::CatchingUp => "catching_up",
+            Self::Rebuilding => "rebuilding",
+            Self::Stale => "stale",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<State> {
+        [Self::Fresh, Self::CatchingUp, Self::Rebuilding, Self::Stale]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What `<prefix>:meta` says. A field that is absent, or written by someone else in another form,
+/// is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// `None`: nothing is known, whatever the sets answer.
+    pub generation: Option<String>,
+    pub last_event_at: Option<OffsetDateTime>,
+    pub last_applied_at: Option<OffsetDateTime>,
+    pub rebuilt_at: Option<OffsetDateTime>,
+    pub state: Option<State>,
+}
+
+/// The generation that counts, and whether this call began it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    pub generation: String,
+    pub anew: bool,
+}
+
+/// What the server says of itself. In a cluster: of the first node that evicts, else of any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerInfo {
+    pub version: Option<String>,
+    /// `None` where the server will not tell, as some hosted ones do not.
+    pub maxmemory_policy: Option<String>,
+}
+
+/// Whether the server keeps what it was given. One that does not is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    Never,
+    /// The server will not tell: worth a line in the log.
+    Unknown,
+}
+
+impl Projection {
+    pub async fn generation(&self) -> Result<Option<String>, ProjectionError> {
+        Ok(self.meta().await?.generation)
+    }
+
+    pub async fn meta(&self) -> Result<Meta, ProjectionError> {
+        let lease = self.lease(1).await?;
+        let reply = [self.read_meta(&lease.client).await];
+        self.note(&reply);
+        let [reply] = reply;
+        self.parsed_meta(reply)
+    }
+
+    /// Begins a generation where there is none, in `state`. Safe to call by many workers at once:
+    /// one begins it, all are told the same.
+    pub async fn begin_generation_if_absent(&self, state: State) -> Result<Begun, ProjectionError> {
+        let ours = Uuid::now_v7().to_string();
+        let meta_key = self.shared.meta_key.as_str();
+        let args = vec![
+            BEGIN_GENERATION.into(),
+            1.into(),
+            meta_key.into(),
+            ours.as_str().into(),
+            state.as_str().into(),
+        ];
+        let reply = self.one("EVAL", meta_key, args).await?;
+        let expected = "the generation";
+        let generation =
+            reply.into_string().ok_or(ProjectionError::Reply { command: "EVAL", expected })?;
+        Ok(Begun { anew: generation == ours, generation })
+    }
+
+    pub async fn set_state(&self, state: State) -> Result<(), ProjectionError> {
+        let meta_key = self.shared.meta_key.as_str();
+        let args = vec![meta_key.into(), "state".into(), state.as_str().into()];
+        self.one("HSET", meta_key, args).await.map(|_| ())
+    }
+
+    /// Sees that Redis takes writes, without writing where a state is kept already.
+    pub async fn probe(&self) -> Result<(), ProjectionError> {
+        let meta_key = self.shared.meta_key.as_str();
+        // Where it is missing nobody knows better: stale claims nothing.
+        let args = vec![meta_key.into(), "state".into(), State::Stale.as_str().into()];
+        self.one("HSETNX", meta_key, args).await.map(|_| ())
+    }
+
+    pub async fn server_info(&self) -> Result<ServerInfo, ProjectionError> {
+        let lease = self.lease(2).await?;
+        let mut info = ServerInfo::default();
+        for node in self.nodes(&lease.client) {
+            let seen = match node {
+                Some(node) => self.info_of(&lease.client.with_cluster_node(node)).await?,
+                None => self.info_of(&lease.client).await?,
+            };
+            let evicts = evicting(&seen).is_some();
+            info = seen;
+            if evicts {
+                break;
+            }
+        }
+        Ok(info)
+    }
+
+    /// An error where Redis may evict keys: a set that vanished reads as "nobody was there".
+    pub async fn ensure_noeviction(&self) -> Result<Eviction, ProjectionError> {
+        let info = self.server_info().await?;
+        if let Some(policy) = evicting(&info) {
+            return Err(ProjectionError::Evicts { policy: policy.to_owned() });
+        }
+        Ok(info.maxmemory_policy.map_or(Eviction::Unknown, |_| Eviction::Never))
+    }
+
+    /// The nodes that hold keys; `None` is the only one there is.
+    pub(super) fn nodes(&self, client: &Client) -> Vec<Option<Server>> {
+        match client.cached_cluster_state() {
+            Some(state) => state.unique_primary_nodes().into_iter().map(Some).collect(),
+            None => vec![None],
+        }
+    }
+
+    /// INFO tells the policy to users who may not CONFIG; where INFO is cut down, CONFIG may do.
+    async fn info_of<C: ClientLike>(&self, client: &C) -> Result<ServerInfo, ProjectionError> {
+        let info =
+            |section: &'static str| call(client, "INFO", ClusterHash::Random, vec![section.into()]);
+        let (server, memory) = join(info("server"), info("memory")).await;
+        let replies = [server, memory];
+        self.note(&replies);
+        let [server, memory] = replies.map(|reply| told(reply, "INFO"));
+        let (server, memory) = (server?.unwrap_or_default(), memory?.unwrap_or_default());
+        let mut policy = line(&memory, "maxmemory_policy");
+        if policy.is_none() {
+            let args = vec!["GET".into(), "maxmemory-policy".into()];
+            let reply = call(client, "CONFIG", ClusterHash::Random, args).await;
+            policy = match reply {
+                Ok(reply) => reply.into_array().into_iter().nth(1).and_then(Value::into_string),
+                // Forbidden or unknown on hosted servers.
+                Err(_) => None,
+            };
+        }
+        let version = line(&server, "valkey_version").or_else(|| line(&server, "redis_version"));
+        Ok(ServerInfo { version, maxmemory_policy: policy })
+    }
+
+    pub(super) async fn read_meta(&self, client: &Client) -> Result<Value, fred::error::Error> {
+        let mut args = vec![Value::from(self.shared.meta_key.as_str())];
+        args.extend(META_FIELDS.map(Value::from));
+        call(client, "HMGET", ClusterHash::FirstKey, args).await
+    }
+
+    pub(super) fn parsed_meta(
+        &self,
+        reply: Result<Value, fred::error::Error>,
+    ) -> Result<Meta, ProjectionError> {
+        let meta_key = &self.shared.meta_key;
+        let reply = reply.map_err(|error| ProjectionError::on_key("HMGET", meta_key, error))?;
+        let fields: Vec<Option<String>> =
+            reply.into_array().into_iter().map(Value::into_string).collect();
+        let [generation, last_event_at, last_applied_at, rebuilt_at, state] =
+            <[Option<String>; 5]>::try_from(fields).map_err(|_| ProjectionError::Reply {
+                command: "HMGET",
+                expected: "five fields",
+            })?;
+        let time = |text: Option<String>| OffsetDateTime::parse(&text?, &Rfc3339).ok();
+        Ok(Meta {
+            generation,
+            last_event_at: time(last_event_at),
+            last_applied_at: time(last_applied_at),
+            rebuilt_at: time(rebuilt_at),
+            state: state.and_then(|text| State::parse(&text)),
+        })
+    }
+
+    /// One command on one key.
+    pub(super) async fn one(
+        &self,
+        command: &'static str,
+        key: &str,
+        args: Vec<Value>,
+    ) -> Result<Value, ProjectionError> {
+        let lease = self.lease(1).await?;
+        let reply = [call(&lease.client, command, ClusterHash::from(key), args).await];
+        self.note(&reply);
+        let [reply] = reply;
+        reply.map_err(|error| ProjectionError::on_key(command, key, error))
+    }
+}
+
+/// A refusal is an answer here: `None`.
+fn told(
+    reply: Result<Value, fred::error::Error>,
+    command: &'static str,
+) -> Result<Option<String>, ProjectionError> {
+    match reply.map_err(|error| ProjectionError::command(command, error)) {
+        Ok(reply) => Ok(reply.into_string()),
+        Err(error) if error.class() == crate::retry::Class::Config => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn evicting(info: &ServerInfo) -> Option<&str> {
+    info.maxmemory_policy.as_deref().filter(|policy| *policy != "noeviction")
+}
+
+/// One value of an INFO reply.
+fn line(info: &str, name: &str) -> Option<String> {
+    info.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value.trim().to_owned())
+}
+
+/// As written to Redis.
+pub(super) fn timestamp(at: OffsetDateTime) -> String {
+    // Only years past 9999 have no such form, and `event` refuses them; the epoch is then plainly
+    // wrong, not half right.
+    at.to_offset(time::UtcOffset::UTC)
+        .format(TIMESTAMP)
+        .unwrap_or_else(|_| "1970-01-01T00:00:00.000000Z".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn timestamps_are_utc_with_microseconds_and_read_back_the_same() {
+        let at = datetime!(2026-11-23 11:00:00.000_120 +01:00);
+        assert_eq!(timestamp(at), "2026-11-23T10:00:00.000120Z");
+        assert_eq!(OffsetDateTime::parse(&timestamp(at), &Rfc3339).unwrap(), at);
+    }
+
+    #[test]
+    fn states_read_back_as_written() {
+        for state in [State::Fresh, State::CatchingUp, State::Rebuilding, State::Stale] {
+            assert_eq!(State::parse(state.as_str()), Some(state));
+        }
+        assert_eq!(State::parse("Fresh"), None);
+    }
+
+    #[test]
+    fn an_info_line_is_found_by_its_whole_name() {
+        let info = "# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n";
+        assert_eq!(line(info, "maxmemory_policy").as_deref(), Some("noeviction"));
+        assert_eq!(line(info, "policy"), None);
+    }
+
+    #[test]
+    fn only_noeviction_keeps_sets() {
+        let with = |policy: Option<&str>| ServerInfo {
+            version: None,
+            maxmemory_policy: policy.map(str::to_owned),
+        };
+        assert_eq!(evicting(&with(Some("volatile-lru"))), Some("volatile-lru"));
+        assert_eq!(evicting(&with(Some("noeviction"))), None);
+        assert_eq!(evicting(&with(None)), None);
+    }
+}

@@ -1,0 +1,20 @@
+//! Redis: the sets, derived from Postgres and disposable. The only folder that may say fred.
+//!
+//! `write` adds what a batch adds, `marker` says how far to trust it, `read` asks, `client` keeps
+//! the one connection, `settings` says how. Nothing here decides when to write or whether to try
+//! again: that is `ingest`'s. No key is built here either: `sets` hands over finished keys.
+//!
+//! Never: remove a member, log a member or the URL, claim in `<prefix>:meta` what was not applied.
+
+mod client;
+mod error;
+mod marker;
+mod read;
+mod settings;
+mod write;
+
+pub use client::Projection;
+pub use error::ProjectionError;
+pub use marker::{Begun, Eviction, Meta, ServerInfo, State};
+pub use read::{Answer, Keys, Page, escape_glob};
+pub use write::{Applied, KeyAdditions, Mark};
