@@ -1,0 +1,209 @@
+//! A lane's consumer: deliveries one by one, and stopping and starting again on one channel.
+//!
+//! Never settles (see `settle`), and never takes the end of the stream for the end of the work:
+//! unless we cancelled, it means that the broker took the consumer away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::protocol::BasicProperties;
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
+
+use super::connect::{short, timed};
+use super::error::BrokerError;
+use super::headers;
+use super::settle::Token;
+use crate::config;
+
+/// A delivery: the message, and the right to settle it.
+#[derive(Debug)]
+pub struct Delivery {
+    pub message: Incoming,
+    pub token: Token,
+}
+
+/// A message as the broker handed it over.
+#[derive(Debug)]
+pub struct Incoming {
+    pub body: Bytes,
+    pub content_type: Option<String>,
+    /// The `cloudEvents:` headers, prefix taken off, values as text.
+    pub cloud_event: Vec<(String, String)>,
+    pub redelivered: bool,
+    /// How often it was handed out before, as a quorum queue counts; 0 the first time.
+    pub delivery_count: u64,
+    pub exchange: String,
+    pub routing_key: String,
+    /// Everything else that came with it, kept for a dead letter.
+    pub properties: Properties,
+}
+
+/// The message's AMQP properties, as they came.
+#[derive(Debug)]
+pub struct Properties(pub(super) BasicProperties);
+
+/// One channel with one consumer. Owned by one task, the only one that settles on the channel:
+/// that keeps acks in order.
+pub struct LaneConsumer {
+    pub(super) id: u64,
+    pub(super) channel: Channel,
+    pub(super) queue: String,
+    pub(super) timeout: Duration,
+    /// Tags count deliveries of a channel from 1, across cancel and resume.
+    pub(super) delivered_tag: u64,
+    pub(super) settled_tag: u64,
+    pub(super) publish: Arc<Connection>,
+    pub(super) dead_letters: String,
+    /// Made for the first dead letter; most lanes never have one.
+    pub(super) confirms: Option<Arc<Channel>>,
+    consumer: Consumer,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Consuming,
+    /// Cancelled by us; what was prefetched is still to be read.
+    Cancelled,
+    /// Cancelled by us and read to the end.
+    Drained,
+    /// Ended by the broker or an error: a new session is needed.
+    Ended,
+}
+
+impl LaneConsumer {
+    pub(super) async fn start(
+        channel: Channel,
+        publish: Arc<Connection>,
+        config: &config::Broker,
+        prefetch: u16,
+    ) -> Result<LaneConsumer, BrokerError> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let consumer = consume(&channel, &config.queue, prefetch, config.timeout).await?;
+        Ok(LaneConsumer {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            channel,
+            queue: config.queue.clone(),
+            timeout: config.timeout,
+            delivered_tag: 0,
+            settled_tag: 0,
+            publish,
+            dead_letters: config.dead_letters.clone(),
+            confirms: None,
+            consumer,
+            stage: Stage::Consuming,
+        })
+    }
+
+    /// The next delivery; `None` only after `cancel`, once everything prefetched has been read.
+    ///
+    /// Waits as long as the queue is empty: it is the heartbeat that notices a dead connection.
+    /// Cancel-safe: a delivery leaves the client's buffer only in the poll that returns it.
+    pub async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        match self.stage {
+            Stage::Consuming | Stage::Cancelled => {}
+            Stage::Drained => return Ok(None),
+            Stage::Ended => return Err(self.cancelled_by_broker()),
+        }
+        let delivery = match self.consumer.next().await {
+            Some(Ok(delivery)) => delivery,
+            Some(Err(source)) => {
+                self.stage = Stage::Ended;
+                let tried = format!("consuming `{}`", self.queue);
+                return Err(BrokerError::amqp(tried, source));
+            }
+            None if self.stage == Stage::Cancelled => {
+                self.stage = Stage::Drained;
+                return Ok(None);
+            }
+            None => {
+                self.stage = Stage::Ended;
+                return Err(self.cancelled_by_broker());
+            }
+        };
+        let expected = self.delivered_tag + 1;
+        if delivery.delivery_tag != expected {
+            // Settling by "all up to" is right only without gaps.
+            self.stage = Stage::Ended;
+            return Err(BrokerError::OutOfOrder { expected, got: delivery.delivery_tag });
+        }
+        self.delivered_tag = expected;
+        Ok(Some(Delivery {
+            message: Incoming::from_lapin(delivery),
+            token: Token { lane: self.id, tag: expected },
+        }))
+    }
+
+    /// Stops the flow. `next` then yields what was prefetched, and after that `None`.
+    pub async fn cancel(&mut self) -> Result<(), BrokerError> {
+        if self.stage != Stage::Consuming {
+            return Ok(());
+        }
+        // First, so that the end of the stream is ours even if this future is dropped half-way.
+        self.stage = Stage::Cancelled;
+        let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        let tried = || format!("cancelling the consumer of `{}`", self.queue);
+        let result = timed(self.timeout, tried, cancel).await;
+        if result.is_err() {
+            self.stage = Stage::Ended;
+        }
+        result
+    }
+
+    /// Consumes again on the same channel, with another prefetch; tags go on where they were.
+    pub async fn resume(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        if self.stage != Stage::Drained {
+            return Err(BrokerError::NotDrained { queue: self.queue.clone() });
+        }
+        self.stage = Stage::Ended;
+        self.consumer = consume(&self.channel, &self.queue, prefetch, self.timeout).await?;
+        self.stage = Stage::Consuming;
+        Ok(())
+    }
+
+    fn cancelled_by_broker(&self) -> BrokerError {
+        BrokerError::ConsumerCancelled { queue: self.queue.clone() }
+    }
+}
+
+/// The limit comes before the consumer it is for: a quorum queue knows no limit per channel.
+async fn consume(
+    channel: &Channel,
+    queue: &str,
+    prefetch: u16,
+    limit: Duration,
+) -> Result<Consumer, BrokerError> {
+    let tried = || format!("consuming from `{queue}`");
+    // 0 would mean "no limit", and prefetch is the only bound on what the client holds.
+    let qos = channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false });
+    timed(limit, tried, qos).await?;
+    let consume = channel.basic_consume(
+        short("queue", queue)?,
+        "".into(),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
+    timed(limit, tried, consume).await
+}
+
+impl Incoming {
+    fn from_lapin(delivery: lapin::message::Delivery) -> Incoming {
+        let properties = delivery.properties;
+        let content_type = properties.content_type().as_ref();
+        Incoming {
+            content_type: content_type.map(|text| text.as_str().to_owned()),
+            cloud_event: headers::cloud_event(&properties),
+            delivery_count: headers::delivery_count(&properties),
+            redelivered: delivery.redelivered,
+            exchange: delivery.exchange.into(),
+            routing_key: delivery.routing_key.into(),
+            body: Bytes::from(delivery.data),
+            properties: Properties(properties),
+        }
+    }
+}

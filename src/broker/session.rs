@@ -1,0 +1,55 @@
+//! One life of the broker's connections: opened, used by its lanes, closed. Never repaired.
+//!
+//! Two connections, because a blocked one (memory or disk alarm) writes nothing at all, acks
+//! included: publishing a dead letter must not be able to block settling.
+
+use std::sync::Arc;
+
+use lapin::Connection;
+
+use super::connect;
+use super::consume::LaneConsumer;
+use super::error::BrokerError;
+use super::topology::{self, Depth};
+use crate::config;
+
+pub struct Session {
+    consume: Connection,
+    /// Shared with the lanes, which open their confirm channel on it when they first need it.
+    publish: Arc<Connection>,
+    config: config::Broker,
+}
+
+impl Session {
+    pub async fn open(config: &config::Broker) -> Result<Session, BrokerError> {
+        let (consume, publish) = tokio::try_join!(
+            connect::connect(config, "worker consume"),
+            connect::connect(config, "worker publish"),
+        )?;
+        Ok(Session { consume, publish: Arc::new(publish), config: config.clone() })
+    }
+
+    /// A channel with a consumer that has at most `prefetch` deliveries unsettled.
+    pub async fn lane(&self, prefetch: u16) -> Result<LaneConsumer, BrokerError> {
+        let channel = connect::channel(&self.consume, self.config.timeout).await?;
+        LaneConsumer::start(channel, self.publish.clone(), &self.config, prefetch).await
+    }
+
+    /// What waits in the queue and among the dead letters.
+    pub async fn depth(&self) -> Result<Depth, BrokerError> {
+        topology::depth_on(&self.publish, &self.config).await
+    }
+
+    /// Whether both connections still stand, as far as this side knows.
+    pub fn is_connected(&self) -> bool {
+        self.consume.status().connected() && self.publish.status().connected()
+    }
+
+    /// Says goodbye to the broker. What is not settled by now will be delivered again.
+    pub async fn close(self) {
+        tokio::join!(
+            connect::close(&self.consume, self.config.timeout),
+            connect::close(&self.publish, self.config.timeout),
+        );
+    }
+}
