@@ -1,0 +1,196 @@
+//! The start-up order of each role. `main` picks one; nothing else decides what runs beside what.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::cli::{self, Outcome, Output};
+use crate::config::Config;
+use crate::event::Reason;
+use crate::health::{self, Health};
+use crate::ingest::breaker::Breaker;
+use crate::ingest::supervisor::{self, Drained, Shared, WorkerConfig};
+use crate::ingest::{CLOSE_MAX, watch};
+use crate::projection::Projection;
+use crate::shutdown::Shutdown;
+use crate::telemetry::{self, Dependency, Metrics};
+use crate::{broker, manage, read, store};
+
+/// Queue -> Postgres -> Redis, until told to stop.
+pub async fn worker(config: Config) -> Result<Outcome> {
+    let (broker, store, projection) = config.worker()?;
+    telemetry::init(config.log_format, &config.log_filter)?;
+    let shutdown = Shutdown::new();
+    let _signals = shutdown.listen().context("listening for signals")?;
+    info!(version = env!("CARGO_PKG_VERSION"), settings = config.redacted().join(" "), "starting");
+
+    // The ops endpoint first: whoever watches sees a worker that is not ready, and why.
+    let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    let metrics = Arc::new(Metrics::new(&reasons));
+    let needs = [Dependency::Rabbitmq, Dependency::Postgres, Dependency::Redis];
+    let health = Arc::new(Health::new(&needs));
+    let listener = health::bind(config.ops).await?;
+    let worker = async {
+        let prefix = config.sets.prefix();
+        let redis =
+            supervisor::wait_for_redis(projection, prefix, &config.ingest, &health, &shutdown);
+        let Some(redis) = redis.await else {
+            return Ok(Drained::Whole);
+        };
+        let shared = Shared {
+            config: Arc::new(WorkerConfig {
+                broker: broker.clone(),
+                store: store.clone(),
+                ingest: config.ingest.clone(),
+                sets: config.sets.clone(),
+                limits: config.limits.clone(),
+            }),
+            projection: redis.clone(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+            wrong_type_log: Arc::default(),
+            breaker: Arc::new(Mutex::new(Breaker::new(
+                config.ingest.breaker_percent,
+                config.ingest.breaker_events,
+            ))),
+        };
+        // Partitions are made ahead beside ingest, by whichever worker comes first.
+        let drained = tokio::select! {
+            drained = supervisor::run(&shared, &shutdown) => drained,
+            never = manage::keep_partitions(store) => match never {},
+            never = watch::run(&shared) => match never {},
+        };
+        let _ = tokio::time::timeout(CLOSE_MAX, redis.close()).await;
+        anyhow::Ok(drained)
+    };
+    let ended = tokio::sync::Notify::new();
+    let ops = async {
+        let Some(listener) = listener else { return };
+        let draining = async {
+            shutdown.draining().await;
+            health.drain();
+            std::future::pending::<()>().await;
+        };
+        // Answers through the drain, so that it can be watched.
+        tokio::select! {
+            () = health::serve(listener, health.clone(), metrics.clone(), ended.notified()) => {}
+            () = draining => {}
+        }
+    };
+    let worker = async {
+        let drained = supervisor::beating(&health, worker).await;
+        ended.notify_one();
+        drained
+    };
+    let (drained, ()) = tokio::join!(worker, ops);
+    match drained? {
+        Drained::Whole => {
+            info!("drained: everything that was taken has been settled");
+            Ok(Outcome::Done)
+        }
+        Drained::CutShort => {
+            warn!("ended with unsettled deliveries: the broker hands them to another worker");
+            Ok(Outcome::TryLater)
+        }
+    }
+}
+
+pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
+    match command {
+        cli::Manage::Migrate(output) => manage::migrate(config.store()?, output).await,
+        cli::Manage::Topology(output) => manage::topology(config.broker()?, output).await,
+        cli::Manage::Partitions(output) => manage::partitions(config.store()?, output).await,
+    }?;
+    Ok(Outcome::Done)
+}
+
+/// Needs Redis and nothing else.
+pub async fn read(config: Config, command: cli::Read) -> Result<Outcome> {
+    let redis = Projection::connect(config.projection()?, config.sets.prefix()).await?;
+    let known = read::run(command, &config.sets, &redis).await;
+    redis.close().await;
+    match known? {
+        read::Known::Yes => Ok(Outcome::Done),
+        read::Known::No => Ok(Outcome::TryLater),
+    }
+}
+
+/// Asks every server that is configured; changes nothing anywhere.
+pub async fn check(config: Config, output: Output) -> Result<Outcome> {
+    let (broker, store, projection) = config.worker()?;
+    let (rabbitmq, postgres, redis) = tokio::join!(
+        check_broker(broker),
+        check_store(store),
+        check_projection(projection, config.sets.prefix()),
+    );
+    let mut all = json!({});
+    let mut failed = None;
+    for (name, result) in [("rabbitmq", rabbitmq), ("postgres", postgres), ("redis", redis)] {
+        let (status, detail) = match result {
+            Ok(detail) => ("ok", detail),
+            Err(error) => {
+                let detail = json!({"error": format!("{error:#}")});
+                // The first to fail decides the exit code; the others are shown all the same.
+                failed.get_or_insert(error.context(name));
+                ("failed", detail)
+            }
+        };
+        if !output.json {
+            say!("{name:<9} {status:<7} {detail}");
+        }
+        all[name] = detail;
+        all[name]["status"] = json!(status);
+    }
+    all["sets"] = config.sets.iter().map(|set| set.text.as_str()).collect();
+    if output.json {
+        say!("{all}");
+    }
+    failed.map_or(Ok(Outcome::Done), Err)
+}
+
+async fn check_broker(config: &crate::config::Broker) -> Result<Value> {
+    let depth = broker::topology::depth(config).await?;
+    Ok(json!({
+        "queue": {
+            "name": config.queue,
+            "ready": depth.queue.ready,
+            "consumers": depth.queue.consumers,
+        },
+        "dead_letters": {"name": config.dead_letters, "ready": depth.dead_letters.ready},
+    }))
+}
+
+async fn check_store(config: &crate::config::Store) -> Result<Value> {
+    let server = store::ping(config).await?;
+    store::schema_state(config).await?.required()?;
+    let replica = store::ping_replica(config).await.context("replica")?;
+    Ok(json!({
+        "version": server.version,
+        "schema": "current",
+        "replica": replica.map(|replica| replica.version),
+    }))
+}
+
+async fn check_projection(config: &crate::config::Projection, prefix: &str) -> Result<Value> {
+    let redis = Projection::connect(config, prefix).await?;
+    let asked = async {
+        redis.ensure_noeviction().await?;
+        let (info, meta) = (redis.server_info().await?, redis.meta().await?);
+        anyhow::Ok(json!({
+            "version": info.version,
+            "maxmemory_policy": info.maxmemory_policy,
+            "generation": meta.generation,
+            "state": meta.state.map(|state| state.as_str()),
+        }))
+    };
+    let answer = asked.await;
+    redis.close().await;
+    answer
+}
+
+/// Asks the worker of this machine.
+pub fn healthcheck(config: &Config, ready: bool) -> Result<Outcome> {
+    Ok(health::probe(config.ops, ready).map(|()| Outcome::Done)?)
+}

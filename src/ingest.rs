@@ -1,0 +1,17 @@
+//! The order of effects: queue -> Postgres COMMIT -> Redis -> dead letters confirmed -> ack.
+//!
+//! `supervisor` keeps a `session` alive, `lane` runs one consumer of it, `batch` gathers (pure),
+//! `prefetch` decides how much may wait in memory (pure), and `flush` writes a batch through all
+//! stages on one page. Nothing else in the crate knows that order.
+
+pub mod batch;
+pub mod breaker;
+mod flush;
+mod hold;
+mod lane;
+pub mod prefetch;
+mod session;
+pub mod supervisor;
+pub mod watch;
+
+pub use session::CLOSE_MAX;

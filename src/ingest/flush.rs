@@ -1,0 +1,288 @@
+//! Writing one batch through all stages: the order of effects, on one page.
+//!
+//! [`Writer::write`] then [`settle`]. Every step is idempotent, so after any doubt the answer is to
+//! run the batch again; a batch that is dropped half-way is delivered again and does the same.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::batch::{Batch, Taken};
+use super::hold::{HeldTooLong, Hold};
+use super::lane::LaneError;
+use super::supervisor::Shared;
+use crate::broker::{DeadLetter, Incoming, LaneConsumer, Tokens};
+use crate::event::{Event, Reason, Rejected};
+use crate::fault;
+use crate::projection::{KeyAdditions, Mark};
+use crate::store::{EventStore, Refusal, Row, StoreError, Stored};
+use crate::telemetry::{Dependency, Outcome, Stage};
+
+/// The lane's own connection to Postgres, and the way to Redis.
+pub struct Writer {
+    events: EventStore,
+    shared: Shared,
+}
+
+/// A batch that is in both stores, with what is left to do: its dead letters and its ack.
+pub struct Written {
+    tokens: Tokens,
+    deliveries: Vec<Incoming>,
+    condemned: Vec<Condemned>,
+    opened: Option<Instant>,
+    first_seen: Option<OffsetDateTime>,
+    good: u64,
+    /// The largest body, for the lane's prefetch.
+    pub largest: usize,
+    /// Whether it held a suspect.
+    pub suspect: bool,
+}
+
+struct Condemned {
+    delivery: usize,
+    element: Bytes,
+    reason: Reason,
+    detail: String,
+    stage: &'static str,
+    sqlstate: Option<String>,
+}
+
+impl Writer {
+    pub fn new(events: EventStore, shared: Shared) -> Self {
+        Self { events, shared }
+    }
+
+    /// Postgres, then Redis. Holds the batch while either is away, up to `hold_max`.
+    pub async fn write(&mut self, batch: Batch) -> Result<Written, HeldTooLong> {
+        let Batch { tokens, deliveries, mut events, rejected, opened, first_seen, .. } = batch;
+        let mut condemned: Vec<_> = rejected.into_iter().map(Condemned::rejected).collect();
+        fault::point("before_commit");
+        // A crash before the COMMIT: nothing happened, the broker delivers again.
+        let stored = self.store(&events, opened).await?;
+        fault::point("after_commit");
+        // A crash between COMMIT and SADD: the redelivery finds duplicates, and adds their members
+        // all the same. So this takes every event but the refused, not just the new rows.
+        take_refused(&mut events, stored, &mut condemned);
+        self.project(&events, opened).await?;
+        fault::point("after_redis");
+        // A crash from here on: SADD again changes nothing. See `settle` for the rest.
+        let (good, largest, suspect) = (events.len() as u64, batch.largest, batch.suspect);
+        Ok(Written { tokens, deliveries, condemned, opened, first_seen, good, largest, suspect })
+    }
+
+    pub async fn close(self) {
+        self.events.close().await;
+    }
+
+    async fn store(
+        &mut self,
+        events: &[Taken<Event>],
+        since: Option<Instant>,
+    ) -> Result<Stored, HeldTooLong> {
+        let rows: Vec<Row<'_>> = events
+            .iter()
+            .map(|Taken { decoded: event, .. }| Row {
+                occurred_at: event.occurred_at,
+                id: event.id,
+                payload: &event.payload,
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(Stored::default());
+        }
+        let started = Instant::now();
+        let mut hold = Hold::new(&self.shared, Dependency::Postgres, since);
+        let stored = loop {
+            match insert(&mut self.events, &self.shared, &rows).await {
+                Ok(stored) => break stored,
+                Err(error) => hold.wait(&error, error.class()).await?,
+            }
+        };
+        hold.over();
+        let metrics = &self.shared.metrics;
+        metrics.flush_seconds.of(Stage::Store).record(started.elapsed());
+        metrics.events_stored.increment(stored.inserted);
+        metrics.duplicates.increment(stored.duplicates);
+        Ok(stored)
+    }
+
+    async fn project(
+        &self,
+        events: &[Taken<Event>],
+        since: Option<Instant>,
+    ) -> Result<(), HeldTooLong> {
+        let times = events.iter().map(|taken| taken.decoded.occurred_at);
+        let Some(last_event_at) = times.max() else { return Ok(()) };
+        let shared = &self.shared;
+        let plan = plan(shared, events);
+        let additions: Vec<KeyAdditions<'_>> = plan.iter().map(Planned::borrow).collect();
+        let started = Instant::now();
+        let mut hold = Hold::new(shared, Dependency::Redis, since);
+        let applied = loop {
+            let mark =
+                Mark { last_event_at, last_applied_at: OffsetDateTime::now_utc(), state: None };
+            match shared.projection.apply(&additions, &mark).await {
+                Ok(applied) => break applied,
+                Err(error) => hold.wait(&error, error.class()).await?,
+            }
+        };
+        hold.over();
+        shared.metrics.flush_seconds.of(Stage::Projection).record(started.elapsed());
+        let lag = OffsetDateTime::now_utc() - last_event_at;
+        shared.metrics.event_lag_seconds.record(lag.as_seconds_f64().max(0.0));
+        shared
+            .metrics
+            .members_written
+            .increment(additions.iter().map(|addition| addition.members.len() as u64).sum());
+        for key in applied.wrong_type {
+            shared.metrics.wrong_type_keys.increment(1);
+            if shared.wrong_type_log.lock().is_ok_and(|mut seen| seen.insert(key.clone())) {
+                tracing::error!(
+                    key,
+                    "redis: the key holds another type and is set aside; delete or move it, then \
+                     rebuild the set"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One try, on a new connection where the old one is no good any more.
+async fn insert(
+    events: &mut EventStore,
+    shared: &Shared,
+    rows: &[Row<'_>],
+) -> Result<Stored, StoreError> {
+    if events.is_broken() {
+        *events = EventStore::connect(&shared.config.store).await?;
+    }
+    events.insert(rows).await
+}
+
+/// Dead letters confirmed, then one ack for the whole batch. Fails after that, too, where most of
+/// what arrived of late was condemned.
+pub async fn settle(
+    shared: &Shared,
+    consumer: &mut LaneConsumer,
+    written: Written,
+) -> Result<(), LaneError> {
+    let Written { tokens, deliveries, condemned, opened, first_seen, good, .. } = written;
+    let started = Instant::now();
+    let letters: Vec<DeadLetter<'_>> = condemned
+        .iter()
+        .map(|bad| DeadLetter {
+            incoming: &deliveries[bad.delivery],
+            body: bad.element.clone(),
+            reason: bad.reason.as_str(),
+            detail: &bad.detail,
+            stage: bad.stage,
+            sqlstate: bad.sqlstate.as_deref(),
+            first_seen: first_seen.unwrap_or_else(OffsetDateTime::now_utc),
+        })
+        .collect();
+    let mut hold = Hold::new(shared, Dependency::Rabbitmq, opened);
+    while let Err(error) = consumer.condemn(&letters).await {
+        if !consumer.is_connected() {
+            return Err(error.into());
+        }
+        // An alarm, or dead letters that cannot take more: the batch waits, its neighbours' counts
+        // do not grow. A letter that did arrive may then be there twice.
+        hold.wait(&error, error.class()).await?;
+    }
+    hold.over();
+    fault::point("after_dead_letters");
+    // A crash here: the letters are out and the batch comes again, so a letter can be there twice.
+    for bad in &condemned {
+        shared.metrics.dead_letter(bad.reason.as_str());
+    }
+    // Last of all. A crash before it: the batch runs again and changes nothing.
+    let settled = consumer.settle(tokens).await?;
+    fault::point("after_ack");
+    let metrics = &shared.metrics;
+    metrics.flush_seconds.of(Stage::Settle).record(started.elapsed());
+    metrics.settlements.of(Outcome::Ack).increment(settled);
+    metrics.deliveries_in_flight.decrement(settled as f64);
+    if let Ok(mut breaker) = shared.breaker.lock() {
+        breaker.note(good, condemned.len() as u64)?;
+    }
+    Ok(())
+}
+
+impl Condemned {
+    fn rejected(taken: Taken<Rejected>) -> Self {
+        let Taken { delivery, element, decoded: Rejected { reason, detail } } = taken;
+        Self { delivery, element, reason, detail, stage: "decode", sqlstate: None }
+    }
+
+    fn refused(taken: &Taken<Event>, why: Refusal) -> Self {
+        let (reason, detail, sqlstate) = match why {
+            Refusal::IdConflict => {
+                let detail = "another payload is stored under this id and occurred_at".to_owned();
+                (Reason::IdConflict, detail, None)
+            }
+            Refusal::Data { sqlstate, detail } => (Reason::StoreRefused, detail, Some(sqlstate)),
+        };
+        let (delivery, element) = (taken.delivery, taken.element.clone());
+        Self { delivery, element, reason, detail, stage: "store", sqlstate }
+    }
+}
+
+/// Moves the events that Postgres will not have to the condemned.
+fn take_refused(events: &mut Vec<Taken<Event>>, stored: Stored, condemned: &mut Vec<Condemned>) {
+    if stored.refused.is_empty() {
+        return;
+    }
+    let mut refused: HashMap<usize, Refusal> =
+        stored.refused.into_iter().map(|refused| (refused.row, refused.why)).collect();
+    // `retain` goes in order, and the rows were made in the same.
+    let mut rows = 0..;
+    events.retain(|taken| {
+        let Some(why) = rows.next().and_then(|row| refused.remove(&row)) else { return true };
+        condemned.push(Condemned::refused(taken, why));
+        false
+    });
+}
+
+/// What a batch adds to one key; owns the key, borrows the members from the events.
+struct Planned<'a> {
+    key: String,
+    kind: crate::sets::Kind,
+    expires_at: Option<i64>,
+    members: HashSet<&'a str>,
+}
+
+impl<'a> Planned<'a> {
+    fn borrow(&self) -> KeyAdditions<'_> {
+        KeyAdditions {
+            key: &self.key,
+            kind: self.kind,
+            expires_at: self.expires_at,
+            members: self.members.iter().copied().collect(),
+        }
+    }
+}
+
+/// Groups what the events add by key, each member once.
+fn plan<'a>(shared: &Shared, events: &'a [Taken<Event>]) -> Vec<Planned<'a>> {
+    let sets = &shared.config.sets;
+    let mut by_key: HashMap<(u16, &str), Planned<'a>> = HashMap::new();
+    for Taken { decoded: event, .. } in events {
+        for add in event.additions.iter() {
+            let planned = by_key.entry((add.set, add.suffix)).or_insert_with(|| {
+                let set = sets.get(add.set);
+                Planned {
+                    key: set.key_with_suffix(add.suffix),
+                    kind: set.kind,
+                    // The suffix holds the bucket: all events of this key share it.
+                    expires_at: set.expires_at(event.occurred_at),
+                    members: HashSet::new(),
+                }
+            });
+            planned.members.insert(add.member);
+        }
+    }
+    by_key.into_values().collect()
+}

@@ -1,0 +1,87 @@
+//! Holding a batch while a store is away: the one retry loop's waiting part.
+//!
+//! Withheld acks are the back-pressure: nothing is requeued, no delivery count grows. Past
+//! `hold_max` the session is given up, well before the broker's consumer timeout would do it.
+
+use std::error::Error;
+
+use tokio::time::Instant;
+
+use super::supervisor::Shared;
+use crate::retry::{Backoff, Class};
+use crate::telemetry::{Dependency, Label, chain};
+
+/// A store has been away for `hold_max`: the session ends and a new one begins when it is back.
+#[derive(Debug, thiserror::Error)]
+#[error("{} has been away for {seconds} s", dependency.as_str())]
+pub struct HeldTooLong {
+    pub dependency: Dependency,
+    seconds: u64,
+}
+
+pub struct Hold<'a> {
+    shared: &'a Shared,
+    dependency: Dependency,
+    /// Since when the batch has been with us: the broker's patience counts from the delivery.
+    since: Instant,
+    /// Made with the first failure: most batches never need it.
+    waiting: Option<(Instant, Backoff)>,
+}
+
+impl<'a> Hold<'a> {
+    pub fn new(shared: &'a Shared, dependency: Dependency, since: Option<Instant>) -> Self {
+        Self { shared, dependency, since: since.unwrap_or_else(Instant::now), waiting: None }
+    }
+
+    /// Waits before the next try. Logs the first failure only; the gauge tells the rest.
+    pub async fn wait(
+        &mut self,
+        error: &(dyn Error + Sync),
+        class: Class,
+    ) -> Result<(), HeldTooLong> {
+        let Shared { config, metrics, health, .. } = self.shared;
+        let dependency = self.dependency;
+        metrics.retries.of(dependency).increment(1);
+        let error = chain(error);
+        health.down(dependency, &error);
+        if self.waiting.is_none() {
+            metrics.holding.of(dependency).increment(1);
+            let dependency = dependency.as_str();
+            match class {
+                Class::Transient => {
+                    tracing::warn!(dependency, error, "holding a batch until it is back");
+                }
+                Class::Config | Class::Data => {
+                    tracing::error!(dependency, error, "holding a batch: a hand is needed");
+                }
+            }
+        }
+        let ingest = &config.ingest;
+        let (began, backoff) = self.waiting.get_or_insert_with(|| {
+            (Instant::now(), Backoff::new(ingest.retry_min, ingest.retry_max))
+        });
+        if self.since.elapsed() >= ingest.hold_max {
+            let seconds = began.elapsed().as_secs();
+            return Err(HeldTooLong { dependency, seconds });
+        }
+        tokio::time::sleep(backoff.next()).await;
+        Ok(())
+    }
+
+    /// The step succeeded.
+    pub fn over(self) {
+        self.shared.health.up(self.dependency);
+        if let Some((since, _)) = &self.waiting {
+            let held = since.elapsed();
+            tracing::info!(dependency = self.dependency.as_str(), ?held, "back again");
+        }
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        if self.waiting.is_some() {
+            self.shared.metrics.holding.of(self.dependency).decrement(1);
+        }
+    }
+}

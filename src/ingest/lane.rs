@@ -1,0 +1,309 @@
+//! A lane: one channel, one consumer and one Postgres connection, in one task that is the only one
+//! to settle on that channel. While one batch is written the next one fills; batches finish in
+//! order, so one `basic.ack(multiple)` settles a batch.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::batch::{Batch, Bounds};
+use super::breaker::Tripped;
+use super::flush::{self, Writer, Written};
+use super::hold::HeldTooLong;
+use super::prefetch::Prefetch;
+use super::session::Pulse;
+use super::supervisor::Shared;
+use crate::broker::{BrokerError, Delivery, LaneConsumer};
+use crate::event::Rules;
+use crate::fault;
+use crate::shutdown::Shutdown;
+use crate::telemetry::{Outcome, Trigger};
+
+/// Deliveries decoded in one go before a running write is looked after again: some 100 µs.
+const TURN: usize = 64;
+
+/// Why a lane, and with it the session, ends.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    HeldTooLong(#[from] HeldTooLong),
+    #[error(transparent)]
+    Breaker(#[from] Tripped),
+}
+
+/// How a lane ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneEnd {
+    Drained,
+    /// It stopped before a suspect, everything before that being settled.
+    Suspect,
+}
+
+/// How much a lane is trusted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// One delivery at a time, suspects too, until one that is none went well.
+    Probation,
+    Full,
+}
+
+impl Trust {
+    pub fn prefetch(self, prefetch: &Prefetch) -> u16 {
+        match self {
+            Self::Probation => 1,
+            Self::Full => prefetch.now(),
+        }
+    }
+}
+
+/// Handed out this often before, a delivery may be what killed whoever had it.
+const SUSPECT: u64 = 2;
+
+/// What a write gives back: the writer for the next one.
+type Writing = Pin<Box<dyn Future<Output = (Writer, Result<Written, HeldTooLong>)> + Send>>;
+
+pub struct Lane {
+    shared: Shared,
+    pulse: Arc<Pulse>,
+    trust: Trust,
+    consumer: LaneConsumer,
+    prefetch: Prefetch,
+    bounds: Bounds,
+    filling: Batch,
+    /// `None` while `writing` has it.
+    writer: Option<Writer>,
+    writing: Option<Writing>,
+    flow: Flow,
+}
+
+/// What the consumer is doing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Open,
+    /// Cancelled, to be opened again with another prefetch once what was sent has been read.
+    Reopening,
+    /// Cancelled for good.
+    Draining,
+    /// Read to the end.
+    Drained,
+    /// A suspect was found: nothing more is read.
+    Suspect,
+}
+
+impl Lane {
+    pub fn new(
+        shared: Shared,
+        pulse: Arc<Pulse>,
+        consumer: LaneConsumer,
+        writer: Writer,
+        prefetch: Prefetch,
+        trust: Trust,
+    ) -> Self {
+        shared.metrics.lanes.increment(1);
+        let ingest = &shared.config.ingest;
+        let bounds = Bounds {
+            events_max: ingest.batch_events_max,
+            deliveries_max: usize::from(ingest.prefetch_max / 2).max(1),
+            bytes_max: ingest.batch_bytes_max,
+            age_max: ingest.batch_age_max,
+        };
+        shared.metrics.prefetch.set(f64::from(trust.prefetch(&prefetch)));
+        Self {
+            shared,
+            pulse,
+            trust,
+            consumer,
+            prefetch,
+            bounds,
+            filling: Batch::default(),
+            writer: Some(writer),
+            writing: None,
+            flow: Flow::Open,
+        }
+    }
+
+    /// Until `drain`: then reads what was prefetched, writes, settles, and returns.
+    pub async fn run(mut self, drain: Shutdown) -> Result<LaneEnd, LaneError> {
+        let ended = self.work(&drain).await?;
+        if let Some(writer) = self.writer.take() {
+            writer.close().await;
+        }
+        Ok(ended)
+    }
+
+    async fn work(&mut self, drain: &Shutdown) -> Result<LaneEnd, LaneError> {
+        loop {
+            self.begin_write(false);
+            if self.writing.is_none() && self.filling.is_empty() {
+                match self.flow {
+                    Flow::Drained => return Ok(LaneEnd::Drained),
+                    Flow::Suspect => return Ok(LaneEnd::Suspect),
+                    Flow::Open | Flow::Reopening | Flow::Draining => {}
+                }
+            }
+            let reads = matches!(self.flow, Flow::Open | Flow::Reopening | Flow::Draining);
+            let room = reads && !self.filling.is_full(self.bounds);
+            let may_begin = self.writing.is_none() && !self.filling.is_empty();
+            let may_drain = matches!(self.flow, Flow::Open | Flow::Reopening);
+            tokio::select! {
+                biased;
+                () = drain.draining(), if may_drain => self.drain().await?,
+                (writer, written) = finished(&mut self.writing), if self.writing.is_some() => {
+                    self.writing = None;
+                    self.writer = Some(writer);
+                    self.finish(written?).await?;
+                }
+                // Cancel-safe: a delivery leaves the client's buffer only when it is returned.
+                delivery = self.consumer.next(), if room => self.take(delivery?).await?,
+                // Polled only when nothing is at hand: an idle lane does not wait for company.
+                () = std::future::ready(()), if may_begin => self.begin_write(true),
+            }
+        }
+    }
+
+    /// Closes the filling batch and starts to write it, if it is time and nothing is being written.
+    fn begin_write(&mut self, idle: bool) {
+        let draining = !matches!(self.flow, Flow::Open | Flow::Reopening);
+        let now = Instant::now();
+        let Some(trigger) = self.filling.trigger(self.bounds, now, idle, draining) else {
+            return;
+        };
+        let Some(mut writer) = self.writer.take() else {
+            return;
+        };
+        let batch = std::mem::take(&mut self.filling);
+        self.note(&batch, trigger);
+        self.writing = Some(Box::pin(async move {
+            let written = writer.write(batch).await;
+            (writer, written)
+        }));
+    }
+
+    fn note(&self, batch: &Batch, trigger: Trigger) {
+        let metrics = &self.shared.metrics;
+        metrics.batches_flushed.of(trigger).increment(1);
+        metrics.batch_events.record(batch.len() as f64);
+        metrics.events_decoded.increment(batch.events.len() as u64);
+    }
+
+    /// Takes a delivery, and those that are at hand behind it.
+    async fn take(&mut self, first: Option<Delivery>) -> Result<(), LaneError> {
+        let shared = self.shared.clone();
+        let (wall, arrived) = (time::OffsetDateTime::now_utc(), Instant::now());
+        let rules = Rules { sets: &shared.config.sets, limits: &shared.config.limits, now: wall };
+        let mut next = first;
+        let mut taken = 0;
+        loop {
+            let Some(delivery) = next else { return self.read_to_the_end().await };
+            self.count(&delivery);
+            fault::point("after_delivery");
+            let suspect = delivery.message.delivery_count >= SUSPECT;
+            if suspect && self.trust == Trust::Full {
+                // Neither decoded nor settled: it goes back with the session, and what follows it.
+                self.flow = Flow::Suspect;
+                return Ok(());
+            }
+            fault::poison(&delivery.message.body);
+            self.filling.push(delivery, rules, arrived);
+            self.filling.suspect |= suspect;
+            taken += 1;
+            if taken == TURN || self.filling.is_full(self.bounds) {
+                return Ok(());
+            }
+            next = match self.consumer.next().now_or_never() {
+                Some(next) => next?,
+                None => return Ok(()),
+            };
+        }
+    }
+
+    /// Before anything is done with it, so that the books balance however it ends.
+    fn count(&self, delivery: &Delivery) {
+        self.shared.metrics.deliveries.increment(1);
+        self.shared.metrics.deliveries_in_flight.increment(1);
+        self.pulse.moves.fetch_add(1, Ordering::Relaxed);
+        self.pulse.in_flight.fetch_add(1, Ordering::Relaxed);
+        if delivery.message.delivery_count >= SUSPECT {
+            self.shared.metrics.suspects.increment(1);
+        }
+    }
+
+    /// A cancelled consumer has given everything that was sent to it.
+    async fn read_to_the_end(&mut self) -> Result<(), LaneError> {
+        if self.flow == Flow::Reopening {
+            self.consumer.resume(self.prefetch.now()).await?;
+            self.flow = Flow::Open;
+        } else {
+            self.flow = Flow::Drained;
+        }
+        Ok(())
+    }
+
+    /// The batch is in both stores: condemn, ack, and see whether more may wait from now on.
+    async fn finish(&mut self, written: Written) -> Result<(), LaneError> {
+        let largest = written.largest;
+        let passed = self.trust == Trust::Probation && !written.suspect;
+        if passed {
+            // It did not kill the process. The others begin before its dead letter, if it is one.
+            self.trust = Trust::Full;
+            self.pulse.trusted.notify_one();
+        }
+        let in_flight = self.consumer.in_flight();
+        let settled = flush::settle(&self.shared, &mut self.consumer, written).await;
+        self.pulse.moves.fetch_add(1, Ordering::Relaxed);
+        let now = self.consumer.in_flight();
+        self.pulse.in_flight.fetch_sub(in_flight - now, Ordering::Relaxed);
+        settled?;
+        let wanted = match self.trust {
+            Trust::Probation => None,
+            Trust::Full if passed => Some(self.prefetch.now()),
+            Trust::Full => self.prefetch.after_batch(largest, in_flight),
+        };
+        match wanted {
+            Some(prefetch) if self.flow == Flow::Open => self.reopen(prefetch).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn reopen(&mut self, prefetch: u16) -> Result<(), LaneError> {
+        tracing::debug!(prefetch, "changing the prefetch of a lane");
+        self.shared.metrics.prefetch.set(f64::from(prefetch));
+        self.consumer.cancel().await?;
+        self.flow = Flow::Reopening;
+        Ok(())
+    }
+
+    async fn drain(&mut self) -> Result<(), LaneError> {
+        if self.flow == Flow::Open {
+            self.consumer.cancel().await?;
+        }
+        self.flow = Flow::Draining;
+        Ok(())
+    }
+}
+
+impl Drop for Lane {
+    /// However a lane ends, what it did not settle goes back to the broker with its channel.
+    fn drop(&mut self) {
+        let Shared { metrics, .. } = &self.shared;
+        let unsettled = self.consumer.in_flight();
+        self.pulse.in_flight.fetch_sub(unsettled, Ordering::Relaxed);
+        metrics.settlements.of(Outcome::Returned).increment(unsettled);
+        metrics.deliveries_in_flight.decrement(unsettled as f64);
+        metrics.lanes.decrement(1);
+    }
+}
+
+/// The end of the running write. Cancel-safe: the future stays where it is.
+async fn finished(writing: &mut Option<Writing>) -> (Writer, Result<Written, HeldTooLong>) {
+    match writing {
+        Some(writing) => writing.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,271 @@
+//! A session: one broker connection with its lanes, from the first look at the stores to the close.
+//!
+//! The stores are asked first, so messages are taken only when there is somewhere to put them. Any
+//! error ends the whole of it; nothing of an old session can settle on a new one.
+//!
+//! A session begins on probation: one lane, one message at a time. A message that kills the process
+//! raises the delivery count of all that was unsettled with it; handed out twice before, a message
+//! is a suspect, and is processed with nothing beside it. With the first message that is none and
+//! went well, the lane widens and the others begin. A suspect that turns up later ends the session,
+//! as the next one begins like this again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::flush::Writer;
+use super::lane::{Lane, LaneEnd, LaneError, Trust};
+use super::prefetch::Prefetch;
+use super::supervisor::{Drained, Shared};
+use crate::broker::{self, BrokerError};
+use crate::projection::{ProjectionError, State};
+use crate::retry::Class;
+use crate::shutdown::Shutdown;
+use crate::store::{self, EventStore, StoreError};
+use crate::telemetry::Dependency;
+
+/// Why a session could not begin, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    #[error("a lane stopped")]
+    Lane(#[from] LaneError),
+    #[error("a lane panicked")]
+    Panicked,
+    #[error("{ready} messages are ready in the queue and none has been delivered for {seconds} s")]
+    Starved { ready: u32, seconds: u64 },
+}
+
+impl SessionError {
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Broker(error) | Self::Lane(LaneError::Broker(error)) => error.class(),
+            Self::Store(error) => error.class(),
+            Self::Projection(error) => error.class(),
+            // The next session waits until the store answers.
+            Self::Lane(LaneError::HeldTooLong(_)) => Class::Transient,
+            // The supervisor stands by until somebody looks.
+            Self::Lane(LaneError::Breaker(_)) => Class::Config,
+            // The broker forgot about us: a new session makes it remember.
+            Self::Starved { .. } => Class::Transient,
+            // A fault of ours: the messages come again, to this process or another.
+            Self::Panicked => Class::Transient,
+        }
+    }
+
+    pub fn dependency(&self) -> Option<Dependency> {
+        match self {
+            Self::Broker(_) | Self::Lane(LaneError::Broker(_)) => Some(Dependency::Rabbitmq),
+            Self::Store(_) => Some(Dependency::Postgres),
+            Self::Projection(_) => Some(Dependency::Redis),
+            Self::Lane(LaneError::HeldTooLong(held)) => Some(held.dependency),
+            Self::Starved { .. } => Some(Dependency::Rabbitmq),
+            Self::Lane(LaneError::Breaker(_)) | Self::Panicked => None,
+        }
+    }
+}
+
+/// How a session ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Drained(Drained),
+    /// A suspect was found: the next session begins on probation and takes it alone.
+    Suspect,
+}
+
+/// What the lanes of one session tell it.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// The probation has been passed.
+    pub trusted: Notify,
+    /// Deliveries taken, and settlements: any change is progress.
+    pub moves: AtomicU64,
+    /// Deliveries taken and not settled.
+    pub in_flight: AtomicU64,
+}
+
+/// For saying goodbye to a server, which must not outlast a drain.
+pub const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// Opens a session and runs it to its end.
+pub async fn run(shared: &Shared, drain: &Shutdown) -> Result<Ended, SessionError> {
+    let Some(opened) = drain.run_until_drain(Session::open(shared)).await else {
+        return Ok(Ended::Drained(Drained::Whole));
+    };
+    let mut session = opened?;
+    shared.metrics.sessions.increment(1);
+    let ended = session.run(drain).await;
+    // Whatever still runs is stopped before the connection goes: nothing of it may settle later.
+    session.tasks.shutdown().await;
+    // Politeness only: the broker notices a closed socket as well.
+    let _ = tokio::time::timeout(CLOSE_MAX, session.broker.close()).await;
+    ended
+}
+
+struct Session<'a> {
+    shared: &'a Shared,
+    broker: broker::Session,
+    /// One for each lane that has not begun.
+    stores: Vec<EventStore>,
+    tasks: JoinSet<Result<LaneEnd, LaneError>>,
+    pulse: Arc<Pulse>,
+    /// Drains this session alone.
+    stop: Shutdown,
+}
+
+impl<'a> Session<'a> {
+    /// The stores first, then the broker: consuming begins with the last step.
+    async fn open(shared: &'a Shared) -> Result<Self, SessionError> {
+        let Shared { config, health, .. } = shared;
+        let mut stores = Vec::new();
+        for _ in 0..config.ingest.lanes {
+            stores.push(EventStore::connect(&config.store).await?);
+        }
+        // A write: a store that answers but takes nothing would be held for again, and each such
+        // session raises the delivery count of what it had taken.
+        store::probe(&config.store).await?;
+        health.up(Dependency::Postgres);
+        shared.projection.ensure_noeviction().await?;
+        begin_generation(shared).await?;
+        shared.projection.probe().await?;
+        health.up(Dependency::Redis);
+        broker::topology::ensure(&config.broker).await?;
+        let broker = broker::Session::open(&config.broker).await?;
+        let (tasks, pulse, stop) = (JoinSet::new(), Arc::default(), Shutdown::new());
+        let mut session = Self { shared, broker, stores, tasks, pulse, stop };
+        session.begin_lane(Trust::Probation).await?;
+        health.up(Dependency::Rabbitmq);
+        Ok(session)
+    }
+
+    async fn begin_lane(&mut self, trust: Trust) -> Result<(), SessionError> {
+        let Some(events) = self.stores.pop() else { return Ok(()) };
+        let shared = self.shared.clone();
+        let ingest = &self.shared.config.ingest;
+        let prefetch = Prefetch::new(ingest.prefetch_max, ingest.prefetch_bytes);
+        let consumer = self.broker.lane(trust.prefetch(&prefetch)).await?;
+        let writer = Writer::new(events, shared.clone());
+        let lane = Lane::new(shared, self.pulse.clone(), consumer, writer, prefetch, trust);
+        self.tasks.spawn(lane.run(self.stop.clone()));
+        Ok(())
+    }
+
+    /// Until the lanes have drained, one of them fails, or the drain's deadline passes.
+    async fn run(&mut self, drain: &Shutdown) -> Result<Ended, SessionError> {
+        let queue = &self.shared.config.broker.queue;
+        tracing::info!(queue, "consuming, one message at a time until one went well");
+        let pulse = self.pulse.clone();
+        let mut watchdog = Watchdog::new();
+        let mut suspect = false;
+        let deadline = self.shared.config.ingest.drain;
+        let too_late = async {
+            drain.draining().await;
+            // Two connections are closed after it.
+            tokio::time::sleep(deadline.saturating_sub(2 * CLOSE_MAX).max(deadline / 2)).await;
+        };
+        tokio::pin!(too_late);
+        loop {
+            tokio::select! {
+                joined = self.tasks.join_next() => match joined {
+                    None if suspect && !drain.is_draining() => return Ok(Ended::Suspect),
+                    None => return Ok(Ended::Drained(Drained::Whole)),
+                    Some(Ok(Ok(LaneEnd::Drained))) => {}
+                    Some(Ok(Ok(LaneEnd::Suspect))) => {
+                        suspect = true;
+                        self.stop.begin();
+                    }
+                    Some(Ok(Err(error))) => return Err(error.into()),
+                    Some(Err(_)) => return Err(SessionError::Panicked),
+                },
+                () = pulse.trusted.notified() => {
+                    while !self.stores.is_empty() {
+                        self.begin_lane(Trust::Full).await?;
+                    }
+                    tracing::info!(lanes = self.tasks.len(), queue, "consuming");
+                }
+                () = drain.draining(), if !self.stop.is_draining() => self.stop.begin(),
+                () = tokio::time::sleep_until(watchdog.due) => {
+                    watchdog.look(&self.pulse, &self.broker).await?;
+                }
+                () = &mut too_late => {
+                    tracing::warn!(
+                        ?deadline,
+                        "drain cut short: what is unsettled stays with the broker"
+                    );
+                    return Ok(Ended::Drained(Drained::CutShort));
+                }
+            }
+        }
+    }
+}
+
+/// Notices a session that looks sound and is given nothing.
+struct Watchdog {
+    due: Instant,
+    moves: u64,
+    since: Instant,
+}
+
+impl Watchdog {
+    const LOOK: Duration = Duration::from_secs(15);
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { due: now + Self::LOOK, moves: 0, since: now }
+    }
+
+    async fn look(&mut self, pulse: &Pulse, broker: &broker::Session) -> Result<(), SessionError> {
+        let now = Instant::now();
+        self.due = now + Self::LOOK;
+        let moves = pulse.moves.load(Ordering::Relaxed);
+        let waits_for_us = pulse.in_flight.load(Ordering::Relaxed) > 0;
+        if moves != self.moves || waits_for_us {
+            (self.moves, self.since) = (moves, now);
+            return Ok(());
+        }
+        if now - self.since < Self::PATIENCE {
+            return Ok(());
+        }
+        // Not to be had under an alarm, when the broker reads nothing: then there is no verdict.
+        let Ok(depth) = broker.depth().await else { return Ok(()) };
+        match depth.queue.ready {
+            0 => Ok(()),
+            ready => {
+                let seconds = (now - self.since).as_secs();
+                Err(SessionError::Starved { ready, seconds })
+            }
+        }
+    }
+}
+
+/// A generation tells readers that the sets are whole. A new Redis beside an empty table is; one
+/// that lacks what Postgres already has is not, and readers go on being told *unknown*.
+async fn begin_generation(shared: &Shared) -> Result<(), SessionError> {
+    let Shared { config, projection, .. } = shared;
+    if projection.generation().await?.is_some() {
+        return Ok(());
+    }
+    if store::is_empty(&config.store).await? {
+        projection.begin_generation_if_absent(State::Fresh).await?;
+        return Ok(());
+    }
+    // Another worker may have begun it, and stored events, since the first look.
+    if projection.generation().await?.is_none() {
+        projection.set_state(State::Stale).await?;
+        tracing::error!(
+            "redis holds no generation though postgres holds events: readers are told unknown \
+             until the sets are rebuilt"
+        );
+    }
+    Ok(())
+}
