@@ -1,0 +1,426 @@
+//! The command line: every subcommand, option and help text. It only parses; it must never do I/O,
+//! and it names no default that belongs to the configuration.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+const EXIT_CODES: &str = "\
+Everything is configured by environment variables: `rollcall settings` lists them all.
+
+Exit codes:
+  0   done
+  1   failed, or not everything was done
+  64  wrong usage or configuration
+  75  a server is away: try again later";
+
+/// Takes the roll of an event stream: RabbitMQ to Postgres to Redis sets.
+///
+/// Workers take events in batches from RabbitMQ, store each one once in Postgres and keep sets of
+/// distinct members in Redis, so that a reader's question is one O(1) command.
+#[derive(Debug, Parser)]
+#[command(name = "rollcall", version, after_help = EXIT_CODES)]
+#[command(disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take events from the queue into Postgres and Redis, until told to stop
+    ///
+    /// SIGTERM or SIGINT drains: what was prefetched is stored and settled, then the worker exits.
+    /// A second signal ends it at once; nothing is lost by that, as the broker delivers again.
+    #[command(after_help = "\
+Example:
+  AMQP_URL=amqp://localhost DATABASE_URL=postgres://localhost/rollcall \\
+    REDIS_URL=redis://localhost rollcall worker")]
+    Worker,
+    /// Prepare and look after Postgres and RabbitMQ
+    #[command(subcommand)]
+    Manage(Manage),
+    /// Publish sample events, or the lines of a file; every one is confirmed by the broker
+    Publish(Publish),
+    /// Ask the sets in Redis
+    #[command(subcommand)]
+    Read(Read),
+    /// Look at, replay or purge the events that were refused
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Check the configuration and reach every server, without side effects
+    #[command(after_help = "\
+Example:
+  rollcall check && rollcall worker")]
+    Check(Output),
+    /// Ask the worker on this machine whether it is well (for containers)
+    ///
+    /// Asks the address in ROLLCALL_OPS_ADDR. Without --ready only the worker itself is judged, so
+    /// that a container is not restarted for an outage of its neighbours.
+    #[command(after_help = "\
+Example, in a Dockerfile:
+  HEALTHCHECK CMD [\"/rollcall\", \"healthcheck\"]")]
+    Healthcheck {
+        /// Ask whether it can work: Postgres, Redis and RabbitMQ included
+        #[arg(long)]
+        ready: bool,
+    },
+    /// List every environment variable with its meaning and default
+    #[command(after_help = "\
+Example:
+  rollcall settings | grep _BYTES")]
+    Settings(Output),
+}
+
+/// What a command says by its exit code when it did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 0
+    Done,
+    /// 1: the answer is no, or not everything was done. It has been said.
+    No,
+    /// 75: a later try may do better. It has been said.
+    TryLater,
+}
+
+/// How the answer is written.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Output {
+    /// Answer in JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Manage {
+    /// Bring the Postgres schema up to date; safe to run at any time and more than once
+    #[command(after_help = "\
+Example, before the first worker and after each upgrade:
+  rollcall manage migrate")]
+    Migrate(Output),
+    /// Declare the exchanges and queues in RabbitMQ; what is there already is left alone
+    #[command(after_help = "\
+Example:
+  rollcall manage topology")]
+    Topology(Output),
+    /// Make the coming partitions of the events table ahead of their time
+    #[command(after_help = "\
+Example, from cron:
+  12 3 * * *  rollcall manage partitions")]
+    Partitions(Output),
+}
+
+/// Publish sample events, or the lines of a file; every one is confirmed by the broker
+///
+/// Persistent and mandatory, with a bounded window of unconfirmed messages. A connection that is
+/// lost is made again, and the same bytes are sent again: the worker stores each event once.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  rollcall publish --count 200000 --duplicates 5 --bad 1 --events-per-message 100
+  rollcall publish --rate 100 --count 6000
+  rollcall publish --file events.ndjson
+  zcat events.ndjson.gz | rollcall publish --file - --events-per-message 500 --json")]
+pub struct Publish {
+    /// Events to publish, duplicates and bad ones included
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub count: u64,
+    /// Events a second, at most [default: as fast as they are confirmed]
+    #[arg(long, value_name = "R", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// The same seed and --ending-at make the same events [default: a random one, reported]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Per cent of the events that repeat an earlier one, byte for byte
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = per_cent)]
+    pub duplicates: f64,
+    /// Per cent of the events that a worker must dead-letter
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = per_cent)]
+    pub bad: f64,
+    /// The events' times spread over this many hours, in order
+    #[arg(long, value_name = "H", default_value_t = 24)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=43_800))]
+    pub spread_hours: u32,
+    /// Time of the last event, RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME", value_parser = rfc3339)]
+    pub ending_at: Option<OffsetDateTime>,
+    /// Publish each non-empty line of this file as it is; `-` is standard input
+    #[arg(long, value_name = "F.ndjson")]
+    #[arg(conflicts_with_all = ["count", "seed", "duplicates", "bad", "spread_hours", "ending_at"])]
+    pub file: Option<PathBuf>,
+    /// Events in one message; more than one travel as application/x-ndjson
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub events_per_message: u32,
+    /// Routing key of each message
+    #[arg(long, value_name = "KEY", default_value = "sample")]
+    pub routing_key: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// One of the sets that make up a definition: its group and bucket.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Which {
+    /// The set's name, as in ROLLCALL_SETS
+    pub set: String,
+    /// Values of the group's fields, in order
+    #[arg(long, value_name = "V", num_args = 1..)]
+    pub group: Vec<String>,
+    /// UTC bucket of a windowed set: 2026-11-23T10, 2026-11-23 or 2026-11 [default: the present]
+    #[arg(long, value_name = "B")]
+    pub bucket: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Read {
+    /// How many distinct members a set has
+    ///
+    /// Where Redis holds no generation it was emptied, and the answer is `unknown` (exit code 75),
+    /// not zero.
+    #[command(after_help = "\
+Examples:
+  rollcall read count cities
+  rollcall read count users_by_city --group CA Fresno
+  rollcall read count users_daily --bucket 2026-11-23 --json")]
+    Count {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Whether something is a member of a set: `yes` or `no`, or `unknown` (exit code 75)
+    #[command(after_help = "\
+Examples:
+  rollcall read contains users ann
+  rollcall read contains users ann bob
+  rollcall read contains cities CA:Fresno
+  rollcall read contains users_by_city ann --group CA Fresno")]
+    Contains {
+        #[command(flatten)]
+        which: Which,
+        /// Members. Of a set of single fields, the plain values; of a composite, its components
+        /// joined by ':' as stored (`%`, `:`, `{`, `}` in one are %-encoded), or one value a field
+        #[arg(required = true)]
+        member: Vec<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The members of a set, one a line, in no order
+    #[command(after_help = "\
+Examples:
+  rollcall read members cities --limit 20
+  rollcall read members users_by_city --group CA Fresno | sort")]
+    Members {
+        #[command(flatten)]
+        which: Which,
+        /// Stop after this many [default: all]
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// The sets as configured, and how far Redis can be trusted
+    #[command(after_help = "\
+Example:
+  rollcall read list --json")]
+    List(Output),
+}
+
+/// Which dead letters are meant.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Filter {
+    /// Only those condemned for this reason; may be repeated
+    #[arg(long, value_name = "REASON")]
+    pub reason: Vec<String>,
+    /// Only the one with this id, or the only one whose id begins so; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub id: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// List them; none is taken out
+    #[command(after_help = "\
+Examples:
+  rollcall dead-letters list --limit 20
+  rollcall dead-letters list --reason field_type --json | jq -r .body")]
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// Stop after this many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// One JSON object a line, with the whole body
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one whole, with its body
+    #[command(after_help = "\
+Example:
+  rollcall dead-letters show 01997c3e")]
+    Show {
+        /// Its id, or a beginning of it that no other has
+        id: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// How many there are, and for which reasons
+    #[command(after_help = "\
+Example:
+  rollcall dead-letters count --json")]
+    Count(Output),
+    /// Publish them again; each leaves only once the broker has confirmed its return
+    #[command(after_help = "\
+Examples, after the cause was put right:
+  rollcall dead-letters replay --reason field_type
+  rollcall dead-letters replay --all")]
+    Replay {
+        #[command(flatten)]
+        select: Select,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete them for good
+    #[command(after_help = "\
+Example:
+  rollcall dead-letters purge --reason json --yes")]
+    Purge {
+        #[command(flatten)]
+        select: Select,
+        /// Yes, delete: nothing brings them back
+        #[arg(long, required = true)]
+        yes: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// What replay and purge work on: it must be chosen, so that a forgotten filter touches nothing.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub struct Select {
+    #[command(flatten)]
+    pub filter: Filter,
+    /// All of them
+    #[arg(long, conflicts_with_all = ["reason", "id"])]
+    #[arg(required_unless_present_any = ["reason", "id"])]
+    pub all: bool,
+}
+
+fn per_cent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=100.0).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 to 100".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        // Below one an hour a pause between two events is longer than any sleep should be.
+        Ok(value) if value.is_finite() && value >= 1.0 / 3600.0 => Ok(value),
+        _ => Err("expected events a second, above 1/3600".to_owned()),
+    }
+}
+
+fn rfc3339(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "expected RFC 3339, e.g. 2026-11-23T10:00:00Z".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("rollcall").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_leaf_command_shows_an_example() {
+        fn walk(command: &clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(walk);
+                return;
+            }
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example"), "{} has no example", command.get_name());
+        }
+        walk(&Cli::command());
+    }
+
+    #[test]
+    fn every_documented_command_line_parses() {
+        for line in [
+            "worker",
+            "manage migrate",
+            "manage topology",
+            "manage partitions --json",
+            "publish",
+            "publish --count 200000 --rate 12.5 --seed 7 --duplicates 5 --bad 1 \
+             --events-per-message 100 --routing-key a.b --spread-hours 48 --json",
+            "publish --file - --events-per-message 500",
+            "read count cities",
+            "read count users_by_city --group CA Fresno --bucket 2026-11-23",
+            "read contains cities CA Fresno",
+            "read contains users_by_city ann --group CA Fresno --json",
+            "read members cities --limit 20",
+            "read list --json",
+            "dead-letters list --reason field_type --json",
+            "dead-letters show 0199",
+            "dead-letters count",
+            "dead-letters replay --all",
+            "dead-letters replay --reason field_type --json",
+            "dead-letters purge --id 0199 --yes",
+            "check --json",
+            "healthcheck --ready",
+            "settings",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_found() {
+        for line in [
+            "",
+            "wrokers",
+            "publish --bad 101",
+            "publish --bad NaN",
+            "publish --rate 0",
+            "publish --events-per-message 0",
+            "publish --file x --count 3",
+            "publish --ending-at yesterday",
+            "read contains cities",
+            "dead-letters replay",
+            "dead-letters replay --all --reason x",
+            "dead-letters purge --all",
+            "dead-letters purge --yes",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.use_stderr(), "{line}");
+        }
+        assert_eq!(parse("--version").unwrap_err().kind(), ErrorKind::DisplayVersion);
+        assert_eq!(parse("publish --help").unwrap_err().kind(), ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn components_and_groups_keep_their_order() {
+        let cli = parse("read contains s CA Fresno --group x --group y").unwrap();
+        let Command::Read(Read::Contains { which, member, .. }) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!(member, ["CA", "Fresno"]);
+        assert_eq!(which.group, ["x", "y"]);
+    }
+}

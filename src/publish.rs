@@ -1,0 +1,307 @@
+//! `rollcall publish`: sample events or the lines of a file, each confirmed by the broker.
+//!
+//! A message is kept until its confirm arrives and sent again, byte for byte, over a new connection
+//! when the old one is lost; so a message can arrive twice, and the worker stores its events once.
+//! It must never count as confirmed what is not, and never hold more than a window of messages.
+
+mod feed;
+mod pace;
+mod progress;
+mod summary;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use crate::broker::{BrokerError, Outgoing, Publisher};
+use crate::cli::{self, Outcome};
+use crate::config;
+use crate::retry::{Backoff, Class};
+use crate::sample::{Plan, Samples};
+use crate::shutdown::Shutdown;
+use crate::telemetry::chain;
+
+use feed::{Feed, Packed, Tally};
+use pace::Pace;
+pub use progress::Progress;
+use summary::Summary;
+
+/// Unconfirmed messages at once. A quorum queue confirms after its fsync, so a few thousand cover
+/// any round trip; the publisher bounds their bytes.
+const WINDOW_MESSAGES: usize = 2000;
+
+/// Lost connections in a row, without one confirm in between, before giving up. With the waits
+/// below that is some four minutes: longer than a broker takes to restart.
+const LOSSES_MAX: u32 = 30;
+const WAIT_MIN: Duration = Duration::from_millis(200);
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("publishing stopped")]
+    Broker(#[from] BrokerError),
+    #[error("publishing was given up after {losses} lost connections in a row")]
+    GivenUp { losses: u32, source: BrokerError },
+    #[error("reading {}", .path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("line {line} of {} is longer than {} bytes", .path.display(), feed::LINE_BYTES_MAX)]
+    LineTooLong { path: PathBuf, line: u64 },
+    #[error("writing the summary")]
+    Answer(#[from] std::io::Error),
+}
+
+impl PublishError {
+    pub fn class(&self) -> Class {
+        match self {
+            PublishError::Broker(source) | PublishError::GivenUp { source, .. } => source.class(),
+            // The file is the user's to put right, and so is its line.
+            PublishError::File { .. } | PublishError::LineTooLong { .. } => Class::Data,
+            // Whoever read standard output is gone: the same again would fare the same.
+            PublishError::Answer(_) => Class::Data,
+        }
+    }
+}
+
+/// Publishes what the arguments ask for and prints a summary, also of what came to an early end.
+pub async fn run(
+    broker: &config::Broker,
+    args: &cli::Publish,
+    shutdown: &Shutdown,
+) -> Result<Outcome, PublishError> {
+    let now = OffsetDateTime::now_utc();
+    let plan = Plan {
+        // Any number does: it is reported, so that the run can be had again.
+        seed: args.seed.unwrap_or(now.unix_timestamp_nanos() as u64 >> 10),
+        count: args.count,
+        ending_at: args.ending_at.unwrap_or(now),
+        spread: time::Duration::hours(i64::from(args.spread_hours)),
+        duplicates_pct: args.duplicates,
+        bad_pct: args.bad,
+    };
+    let (feed, plan) = match &args.file {
+        Some(path) => (Feed::file(path, args.events_per_message).await?, None),
+        None => (Feed::samples(Samples::new(plan), args.events_per_message), Some(plan)),
+    };
+    let publisher = Publisher::connect(broker, WINDOW_MESSAGES).await?;
+    let mut run = Run {
+        broker,
+        routing_key: &args.routing_key,
+        publisher,
+        unconfirmed: VecDeque::with_capacity(WINDOW_MESSAGES),
+        issued: 0,
+        confirmed: Tally::default(),
+        messages: 0,
+        failed: false,
+        losses: 0,
+        backoff: Backoff::new(WAIT_MIN, WAIT_MAX),
+        progress: Progress::new("published", plan.map(|plan| plan.count)),
+    };
+    let started = Instant::now();
+    let result = run.publish_all(feed, Pace::new(args.rate), shutdown).await;
+    let elapsed = started.elapsed();
+    run.progress.finish();
+    let summary = Summary {
+        plan,
+        issued: run.issued,
+        confirmed: run.confirmed,
+        messages: run.messages,
+        elapsed,
+        complete: matches!(result, Ok(Outcome::Done)),
+    };
+    // With something unconfirmed the connection is lost, and its goodbye would wait for confirms.
+    if run.unconfirmed.is_empty() {
+        run.publisher.close().await;
+    }
+    summary.print(&mut std::io::stdout().lock(), args.output.json)?;
+    result
+}
+
+type Confirm = Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>>;
+
+struct Sent {
+    message: Packed,
+    confirm: Confirm,
+}
+
+struct Run<'a> {
+    broker: &'a config::Broker,
+    routing_key: &'a str,
+    publisher: Publisher,
+    /// In the order of sending; at most `WINDOW_MESSAGES`.
+    unconfirmed: VecDeque<Sent>,
+    /// Events handed to a connection at least once.
+    issued: u64,
+    confirmed: Tally,
+    /// Confirmed ones.
+    messages: u64,
+    /// Nothing more can be sent over this connection.
+    failed: bool,
+    losses: u32,
+    backoff: Backoff,
+    progress: Progress,
+}
+
+enum Step {
+    Stop,
+    Answer(Result<(), BrokerError>),
+    Next(Result<Option<Packed>, PublishError>),
+}
+
+impl Run<'_> {
+    async fn publish_all(
+        &mut self,
+        mut feed: Feed,
+        mut pace: Pace,
+        shutdown: &Shutdown,
+    ) -> Result<Outcome, PublishError> {
+        // What ended the feed before its end, to be told once everything sent is confirmed.
+        let mut broken = None;
+        let (mut ended, mut stopped, mut cut_short) = (false, false, false);
+        while !(ended && self.unconfirmed.is_empty()) {
+            let room = self.unconfirmed.len() < WINDOW_MESSAGES && !self.failed;
+            // Each branch is cancel-safe: a confirm stays in its place in the window until it has
+            // answered, and the feed keeps what it has read.
+            let step = tokio::select! {
+                biased;
+                () = shutdown.draining(), if !stopped => Step::Stop,
+                answer = first(&mut self.unconfirmed), if !self.unconfirmed.is_empty() => {
+                    Step::Answer(answer)
+                }
+                next = next_due(&mut feed, &pace), if room && !ended => Step::Next(next),
+            };
+            let lost = match step {
+                Step::Stop => {
+                    (cut_short, ended, stopped) = (!ended, true, true);
+                    self.progress.say("stopping; waiting for what is on its way");
+                    None
+                }
+                Step::Answer(answer) => answer.map(|()| self.count_first()).err(),
+                Step::Next(Ok(Some(message))) => {
+                    pace.sent(message.tally.events);
+                    self.issued += message.tally.events;
+                    self.send(message).await;
+                    None
+                }
+                Step::Next(Ok(None)) => {
+                    ended = true;
+                    None
+                }
+                Step::Next(Err(error)) => {
+                    ended = true;
+                    broken = Some(error);
+                    None
+                }
+            };
+            if let Some(error) = lost {
+                if stopped {
+                    return Err(error.into());
+                }
+                if self.recover(error, shutdown).await? {
+                    cut_short = true;
+                    break;
+                }
+            }
+        }
+        match broken {
+            Some(error) => Err(error),
+            None if cut_short => Ok(Outcome::No),
+            None => Ok(Outcome::Done),
+        }
+    }
+
+    fn count_first(&mut self) {
+        if let Some(sent) = self.unconfirmed.pop_front() {
+            self.confirmed.add(sent.message.tally);
+            self.messages += 1;
+            self.progress.at(self.confirmed.events);
+            if self.losses > 0 {
+                self.losses = 0;
+                self.backoff.reset();
+            }
+        }
+    }
+
+    /// Sends a message and keeps it, also where sending failed. The failure is then its answer,
+    /// which is heard after those of the messages before it: theirs tell the cause.
+    async fn send(&mut self, message: Packed) {
+        let confirm = match begin(&self.publisher, self.broker, self.routing_key, &message).await {
+            Ok(confirm) => confirm,
+            Err(error) => {
+                self.failed = true;
+                Box::pin(std::future::ready(Err(error)))
+            }
+        };
+        self.unconfirmed.push_back(Sent { message, confirm });
+    }
+
+    /// A new connection, with everything unconfirmed sent over it again. True where the wish to
+    /// stop came first.
+    async fn recover(
+        &mut self,
+        mut error: BrokerError,
+        shutdown: &Shutdown,
+    ) -> Result<bool, PublishError> {
+        loop {
+            self.losses += 1;
+            if error.class() != Class::Transient {
+                return Err(error.into());
+            }
+            if self.losses > LOSSES_MAX {
+                return Err(PublishError::GivenUp { losses: LOSSES_MAX, source: error });
+            }
+            let wait = self.backoff.next();
+            let why = chain(&error);
+            self.progress.say(&format!("{why}; trying again in {:.1} s", wait.as_secs_f64()));
+            if shutdown.run_until_drain(tokio::time::sleep(wait)).await.is_none() {
+                return Ok(true);
+            }
+            match self.send_again().await {
+                Ok(()) => return Ok(false),
+                Err(next) => error = next,
+            }
+        }
+    }
+
+    async fn send_again(&mut self) -> Result<(), BrokerError> {
+        self.publisher = Publisher::connect(self.broker, WINDOW_MESSAGES).await?;
+        for sent in &mut self.unconfirmed {
+            sent.confirm =
+                begin(&self.publisher, self.broker, self.routing_key, &sent.message).await?;
+        }
+        self.failed = false;
+        Ok(())
+    }
+}
+
+async fn begin(
+    publisher: &Publisher,
+    broker: &config::Broker,
+    routing_key: &str,
+    message: &Packed,
+) -> Result<Confirm, BrokerError> {
+    let outgoing = Outgoing {
+        exchange: &broker.exchange,
+        routing_key,
+        body: message.body.clone(),
+        content_type: Some(message.content_type),
+        headers: &[],
+        message_id: None,
+    };
+    Ok(Box::pin(publisher.publish(outgoing).await?.wait()))
+}
+
+/// The answer to the oldest message. Never called on an empty window.
+async fn first(unconfirmed: &mut VecDeque<Sent>) -> Result<(), BrokerError> {
+    match unconfirmed.front_mut() {
+        Some(sent) => sent.confirm.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_due(feed: &mut Feed, pace: &Pace) -> Result<Option<Packed>, PublishError> {
+    pace.due().await;
+    feed.next().await
+}
