@@ -1,0 +1,159 @@
+//! RabbitMQ as a producer and as the one who counts at the end.
+
+use futures_util::future::join_all;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+
+use super::message::Message;
+
+pub struct Amqp {
+    connection: Connection,
+    channel: Channel,
+}
+
+/// A dead letter as it lies in its queue.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    pub body: Vec<u8>,
+    pub content_type: Option<String>,
+    pub delivery_mode: Option<u8>,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Letter {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Confirms awaited together: enough to keep the broker busy, few enough to hold in memory.
+const WINDOW: usize = 1000;
+
+impl Amqp {
+    pub async fn connect(url: &str) -> Result<Amqp, String> {
+        let said = |error| format!("rabbitmq: {error}");
+        let connection =
+            Connection::connect(url, ConnectionProperties::default()).await.map_err(said)?;
+        let channel = connection.create_channel().await.map_err(said)?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(said)?;
+        Ok(Amqp { connection, channel })
+    }
+
+    /// Publishes persistently and mandatorily; every confirm is awaited and must be an ack.
+    pub async fn publish(&self, exchange: &str, messages: &[Message]) {
+        self.publish_as(exchange, "test", messages).await;
+    }
+
+    /// Straight into a queue, by the default exchange.
+    pub async fn publish_to_queue(&self, queue: &str, message: &Message) {
+        self.publish_as("", queue, std::slice::from_ref(message)).await;
+    }
+
+    async fn publish_as(&self, exchange: &str, routing_key: &str, messages: &[Message]) {
+        for window in messages.chunks(WINDOW) {
+            let mut confirms = Vec::with_capacity(window.len());
+            for message in window {
+                let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+                let sent = self.channel.basic_publish(
+                    exchange.into(),
+                    routing_key.into(),
+                    options,
+                    &message.body,
+                    properties(message),
+                );
+                confirms.push(sent.await.expect("the message is sent"));
+            }
+            for confirm in join_all(confirms).await {
+                match confirm.expect("a confirm comes") {
+                    Confirmation::Ack(None) => {}
+                    other => panic!("a publish was answered with {other:?}"),
+                }
+            }
+        }
+    }
+
+    /// Messages ready in a queue that must exist.
+    pub async fn ready(&self, queue: &str) -> Result<u32, String> {
+        // A passive declare of a queue that is not there closes the channel: use one of its own.
+        let channel = self.connection.create_channel().await.map_err(|e| e.to_string())?;
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+        let count = declared.map(|q| q.message_count()).map_err(|e| format!("{queue}: {e}"))?;
+        channel.close(200, "done".into()).await.map_err(|e| e.to_string())?;
+        Ok(count)
+    }
+
+    /// Everything in a queue, which stays there: what was got goes back when the channel closes.
+    pub async fn peek(&self, queue: &str) -> Vec<Letter> {
+        let channel = self.connection.create_channel().await.expect("a channel opens");
+        let mut letters = Vec::new();
+        loop {
+            let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await;
+            let Some(message) = got.expect("the queue can be read") else {
+                break;
+            };
+            let message = message.delivery;
+            let properties = &message.properties;
+            letters.push(Letter {
+                content_type: properties.content_type().as_ref().map(|text| text.to_string()),
+                delivery_mode: *properties.delivery_mode(),
+                headers: properties.headers().as_ref().map(texts).unwrap_or_default(),
+                body: message.data,
+            });
+        }
+        channel.close(200, "done".into()).await.expect("the channel closes");
+        letters
+    }
+
+    pub async fn declare_queue(&self, queue: &str, arguments: &[(&str, AMQPValue)]) {
+        let mut table = FieldTable::default();
+        for (name, value) in arguments {
+            table.insert((*name).into(), value.clone());
+        }
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.channel.queue_declare(queue.into(), options, table).await.expect("declared");
+    }
+
+    pub async fn delete_queue(&self, queue: &str) {
+        let options = QueueDeleteOptions::default();
+        self.channel.queue_delete(queue.into(), options).await.expect("deleted");
+    }
+
+    pub async fn exchange_exists(&self, exchange: &str) -> bool {
+        let channel = self.connection.create_channel().await.expect("a channel opens");
+        let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+        let kind = lapin::ExchangeKind::Topic;
+        channel
+            .exchange_declare(exchange.into(), kind, options, FieldTable::default())
+            .await
+            .is_ok()
+    }
+}
+
+fn properties(message: &Message) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in &message.headers {
+        headers.insert(name.as_str().into(), AMQPValue::LongString(value.as_str().into()));
+    }
+    let mut properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
+    if let Some(content_type) = &message.content_type {
+        properties = properties.with_content_type(content_type.as_str().into());
+    }
+    properties
+}
+
+fn texts(table: &FieldTable) -> Vec<(String, String)> {
+    let text = |value: &AMQPValue| match value {
+        AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        AMQPValue::ShortString(text) => text.to_string(),
+        AMQPValue::LongLongInt(n) => n.to_string(),
+        AMQPValue::LongInt(n) => n.to_string(),
+        AMQPValue::Timestamp(n) => n.to_string(),
+        other => format!("{other:?}"),
+    };
+    table.inner().iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+}

@@ -1,0 +1,25 @@
+//! What every test stands on: servers, a world of its own for each test, the binary as a process,
+//! raw clients, and the oracle that says what must be true at the end.
+
+mod amqp;
+mod http;
+mod message;
+pub mod names;
+mod oracle;
+mod pg;
+mod process;
+mod producer;
+mod proxy;
+mod redis;
+mod rig;
+mod selftest;
+mod servers;
+mod wait;
+
+pub use message::Message;
+pub use oracle::Oracle;
+pub use process::Worker;
+pub use producer::{Producer, seed};
+pub use rig::{DEFAULT_SETS, Rig};
+pub use servers::{Server, Verb};
+pub use wait::{LONG, SHORT, eventually};

@@ -1,0 +1,36 @@
+//! Every name that the suite takes from the contract, once.
+
+pub const OPS_ADDR: &str = "ROLLCALL_OPS_ADDR";
+pub const SETS: &str = "ROLLCALL_SETS";
+pub const KEY_PREFIX: &str = "ROLLCALL_KEY_PREFIX";
+pub const EXCHANGE: &str = "ROLLCALL_EXCHANGE";
+pub const QUEUE: &str = "ROLLCALL_QUEUE";
+pub const DEAD_LETTERS: &str = "ROLLCALL_DEAD_LETTERS";
+pub const LANES: &str = "ROLLCALL_LANES";
+pub const BATCH_EVENTS_MAX: &str = "ROLLCALL_BATCH_EVENTS_MAX";
+pub const DRAIN_SECS: &str = "ROLLCALL_DRAIN_SECS";
+pub const MESSAGE_BYTES_MAX: &str = "ROLLCALL_MESSAGE_BYTES_MAX";
+pub const EVENT_AGE_MAX_DAYS: &str = "ROLLCALL_EVENT_AGE_MAX_DAYS";
+pub const CLOCK_SKEW_MAX_SECS: &str = "ROLLCALL_CLOCK_SKEW_MAX_SECS";
+pub const WINDOW_HOUR_TTL_DAYS: &str = "ROLLCALL_WINDOW_HOUR_TTL_DAYS";
+pub const WINDOW_DAY_TTL_DAYS: &str = "ROLLCALL_WINDOW_DAY_TTL_DAYS";
+pub const WINDOW_MONTH_TTL_DAYS: &str = "ROLLCALL_WINDOW_MONTH_TTL_DAYS";
+pub const BREAKER_EVENTS: &str = "ROLLCALL_BREAKER_EVENTS";
+pub const DELIVERY_LIMIT: &str = "ROLLCALL_DELIVERY_LIMIT";
+pub const PARTITION_BY: &str = "ROLLCALL_PARTITION_BY";
+pub const PARTITIONS_AHEAD: &str = "ROLLCALL_PARTITIONS_AHEAD";
+pub const HOLD_MAX_SECS: &str = "ROLLCALL_HOLD_MAX_SECS";
+pub const REDIS_HOLD_SECS: &str = "ROLLCALL_REDIS_HOLD_SECS";
+pub const STORE_TIMEOUT_SECS: &str = "ROLLCALL_STORE_TIMEOUT_SECS";
+pub const REDIS_TIMEOUT_MS: &str = "ROLLCALL_REDIS_TIMEOUT_MS";
+pub const LOG_FORMAT: &str = "ROLLCALL_LOG_FORMAT";
+
+/// Header of a dead letter that says why.
+pub const HEADER_REASON: &str = "reason";
+
+pub const DELIVERIES: &str = "rollcall_deliveries_total";
+pub const SETTLEMENTS: &str = "rollcall_settlements_total";
+pub const IN_FLIGHT: &str = "rollcall_deliveries_in_flight";
+
+/// The log line that tells the port of health and metrics, in its field `addr`.
+pub const LISTENING: &str = "ops endpoint listening";

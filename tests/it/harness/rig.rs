@@ -1,0 +1,406 @@
+//! A world of its own for each test: a database, queues, a key prefix, and the laws that must
+//! hold in it at the end.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::amqp::{Amqp, Letter};
+use super::message::Message;
+use super::names;
+use super::oracle::Oracle;
+use super::pg::{Gate, Pg};
+use super::process::{self, Env, Run, Worker};
+use super::producer::Producer;
+use super::proxy::Proxy;
+use super::redis::Redis;
+use super::servers::{self, Server, Servers, Verb};
+use super::wait::{LONG, eventually};
+
+pub const DEFAULT_SETS: &str = "cities=state+city users=username";
+
+pub struct Rig {
+    servers: Home,
+    dir: PathBuf,
+    pub env: Env,
+}
+
+enum Home {
+    Shared(&'static Servers),
+    Breakable(MutexGuard<'static, Servers>),
+}
+
+impl Rig {
+    /// A world on the shared servers, migrated, its topology declared.
+    pub async fn new(sets: &str) -> Rig {
+        let rig = Rig::bare(sets).await;
+        rig.prepare().await;
+        rig
+    }
+
+    /// The same with nothing migrated or declared.
+    pub async fn bare(sets: &str) -> Rig {
+        let servers = tokio::task::spawn_blocking(servers::shared).await.expect("servers start");
+        Rig::make(Home::Shared(servers), sets).await
+    }
+
+    /// A world on servers that this test alone has, to break as it likes.
+    pub async fn breakable(sets: &str) -> Rig {
+        // Not spawn_blocking: a guard stays in its thread. The test waits for nothing else here.
+        let servers = tokio::task::block_in_place(servers::breakable);
+        let rig = Rig::make(Home::Breakable(servers), sets).await;
+        rig.prepare().await;
+        rig
+    }
+
+    async fn make(servers: Home, sets: &str) -> Rig {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("it{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(format!("rollcall-it-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).expect("the temporary folder can be written");
+
+        let mut admin = Pg::connect(&servers.database_url).await.unwrap();
+        admin.run(&format!("DROP DATABASE IF EXISTS {name}")).await;
+        admin.run(&format!("CREATE DATABASE {name}")).await;
+
+        let env = [
+            ("AMQP_URL", servers.amqp_url.clone()),
+            ("DATABASE_URL", with_database(&servers.database_url, &name)),
+            ("REDIS_URL", servers.redis_url.clone()),
+            (names::SETS, sets.to_owned()),
+            (names::KEY_PREFIX, name.clone()),
+            (names::EXCHANGE, name.clone()),
+            (names::QUEUE, format!("{name}.events")),
+            (names::DEAD_LETTERS, format!("{name}.dead-letters")),
+            (names::OPS_ADDR, "127.0.0.1:0".to_owned()),
+            (names::LOG_FORMAT, "json".to_owned()),
+        ];
+        let env = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Rig { servers, dir, env }
+    }
+
+    async fn prepare(&self) {
+        self.cli(&["manage", "migrate"]).await.expect(0);
+        self.cli(&["manage", "topology"]).await.expect(0);
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
+    }
+
+    fn var(&self, name: &str) -> &str {
+        self.env.get(name).expect("set when the rig was made")
+    }
+
+    pub fn queue(&self) -> &str {
+        self.var(names::QUEUE)
+    }
+
+    pub fn dead_letters_queue(&self) -> &str {
+        self.var(names::DEAD_LETTERS)
+    }
+
+    pub fn exchange(&self) -> &str {
+        self.var(names::EXCHANGE)
+    }
+
+    pub fn prefix(&self) -> &str {
+        self.var(names::KEY_PREFIX)
+    }
+
+    pub fn oracle(&self) -> Oracle {
+        Oracle::new(self.prefix(), self.var(names::SETS))
+    }
+
+    pub async fn worker(&self) -> Worker {
+        let worker = Worker::start(&self.dir, &self.env).await;
+        worker.wait_ready().await;
+        worker
+    }
+
+    /// A worker that has seen good events through, and is trusted with more than one at a time.
+    pub async fn warm_worker(&self, oracle: &mut Oracle, producer: &mut Producer) -> Worker {
+        let worker = self.worker().await;
+        let events = producer.events(100);
+        oracle.all_good(&events);
+        self.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+        self.wait_arrived(oracle).await;
+        worker.assert_books_balance().await;
+        worker
+    }
+
+    /// A worker that need not become ready.
+    pub async fn worker_unready(&self) -> Worker {
+        Worker::start(&self.dir, &self.env).await
+    }
+
+    pub async fn cli(&self, args: &[&str]) -> Run {
+        process::run(&self.dir, args, &self.env, b"").await
+    }
+
+    pub async fn cli_with_stdin(&self, args: &[&str], stdin: &[u8]) -> Run {
+        process::run(&self.dir, args, &self.env, stdin).await
+    }
+
+    pub async fn cli_without_env(&self, args: &[&str]) -> Run {
+        process::run(&self.dir, args, &Env::new(), b"").await
+    }
+
+    /// With these variables set, or unset where the value is empty.
+    pub async fn cli_with_env(&self, args: &[&str], changes: &[(&str, &str)]) -> Run {
+        let mut env = self.env.clone();
+        for (name, value) in changes {
+            match value.is_empty() {
+                true => env.remove(*name),
+                false => env.insert((*name).to_owned(), (*value).to_owned()),
+            };
+        }
+        process::run(&self.dir, args, &env, b"").await
+    }
+
+    pub fn file(&self, name: &str, contents: &[u8]) -> String {
+        let path = self.dir.join(name);
+        fs::write(&path, contents).expect("the test's folder can be written");
+        path.display().to_string()
+    }
+
+    pub async fn amqp(&self) -> Amqp {
+        Amqp::connect(self.var("AMQP_URL")).await.unwrap()
+    }
+
+    pub async fn pg(&self) -> Pg {
+        Pg::connect(self.var("DATABASE_URL")).await.unwrap()
+    }
+
+    pub async fn redis(&self) -> Redis {
+        self.redis_at(self.var("REDIS_URL")).await
+    }
+
+    pub async fn redis_at(&self, url: &str) -> Redis {
+        Redis::connect(url).await.unwrap()
+    }
+
+    /// Holds every insert until it is opened.
+    pub async fn close_gate(&self) -> Gate {
+        Gate::close(self.pg().await).await
+    }
+
+    /// Waits until an insert stands at the gate.
+    pub async fn wait_at_gate(&self) {
+        let mut pg = self.pg().await;
+        eventually(LONG, "an insert to wait at the gate", async || match pg.waiting().await {
+            0 => Err("none does".to_owned()),
+            _ => Ok(()),
+        })
+        .await;
+    }
+
+    /// Ends the statements that wait at the gate. Postgres does not notice that a client died
+    /// while its statement waits for a lock.
+    pub async fn clear_gate(&self) {
+        let mut pg = self.pg().await;
+        eventually(LONG, "the gate to be free", async || match pg.end_waiting().await {
+            0 => Ok(()),
+            n => Err(format!("{n} wait")),
+        })
+        .await;
+    }
+
+    /// Puts a proxy before the server that this variable names, for workers started from now on.
+    pub async fn proxy(&mut self, variable: &str) -> Proxy {
+        let url = self.var(variable).to_owned();
+        let address = url.split("://").nth(1).expect("a url");
+        let address = address.split(['/', '?']).next().expect("split gives one at least");
+        let address = address.rsplit('@').next().expect("split gives one at least");
+        let proxy = Proxy::to(address).await;
+        let url = url.replace(address, &proxy.addr().to_string());
+        self.set(variable, &url);
+        proxy
+    }
+
+    pub async fn publish(&self, messages: &[Message]) {
+        self.amqp().await.publish(self.exchange(), messages).await;
+    }
+
+    pub async fn dead_letters(&self) -> Vec<Letter> {
+        self.amqp().await.peek(self.dead_letters_queue()).await
+    }
+
+    pub fn control(&self, verb: Verb, server: Server) {
+        let Home::Breakable(servers) = &self.servers else { panic!("not ours to break") };
+        tokio::task::block_in_place(|| servers.control(verb, server));
+    }
+
+    pub fn rabbitmqctl(&self, args: &[&str]) -> String {
+        tokio::task::block_in_place(|| self.servers.rabbitmqctl(args))
+    }
+
+    /// Waits until the queue is handed out and as much has arrived as the oracle wants.
+    pub async fn wait_arrived(&self, oracle: &Oracle) {
+        let (rows, dead) = (oracle.payloads.len() as i64, oracle.dead.len() as u32);
+        let (amqp, mut pg) = (self.amqp().await, self.pg().await);
+        eventually(LONG, "everything to arrive", async || {
+            let ready = amqp.ready(self.queue()).await?;
+            let stored = pg.events().await?;
+            let condemned = amqp.ready(self.dead_letters_queue()).await?;
+            if ready == 0 && stored >= rows && condemned >= dead {
+                return Ok(());
+            }
+            Err(format!(
+                "{ready} messages wait, {stored} of {rows} are stored, {condemned} of {dead} are \
+                 dead-lettered"
+            ))
+        })
+        .await;
+    }
+
+    /// The end of most tests: all arrives, the books balance, the workers drain, the laws hold.
+    pub async fn finish(&self, oracle: &Oracle, workers: Vec<Worker>) {
+        self.wait_arrived(oracle).await;
+        for worker in &workers {
+            worker.assert_books_balance().await;
+        }
+        for worker in workers {
+            worker.terminate().await;
+        }
+        self.assert_laws(oracle).await;
+    }
+
+    /// Rows, sets and dead letters are what the oracle says and nothing else; the queue is empty.
+    /// Only with no worker running: a delivery that one still holds is in no queue's count.
+    pub async fn assert_laws(&self, oracle: &Oracle) {
+        self.assert_rows(oracle).await;
+        self.assert_sets(oracle).await;
+        self.assert_dead_letters(oracle).await;
+        let left = self.amqp().await.ready(self.queue()).await.unwrap();
+        assert_eq!(left, 0, "messages left in the queue");
+    }
+
+    async fn assert_rows(&self, oracle: &Oracle) {
+        let mut pg = self.pg().await;
+        let (missing, surplus) = pg.difference(&oracle.occurred_at, &oracle.payloads).await;
+        assert!(
+            missing.is_empty() && surplus.is_empty(),
+            "rows missing: {missing:#?}\nrows too many: {surplus:#?}"
+        );
+        assert_eq!(pg.wrong_ids().await, Vec::<String>::new(), "ids that do not follow");
+    }
+
+    pub async fn assert_sets(&self, oracle: &Oracle) {
+        let mut redis = self.redis().await;
+        let prefix = self.prefix();
+        let reserved = [format!("{prefix}:meta"), format!("{prefix}:wm")];
+        let found = redis.texts(&["KEYS", &format!("{prefix}:*")]).await.unwrap();
+        let found: BTreeSet<&String> = found.iter().filter(|key| !reserved.contains(key)).collect();
+        let wanted: BTreeSet<&String> =
+            oracle.exact.keys().chain(oracle.estimated.keys()).collect();
+        assert_eq!(found, wanted, "keys found, keys wanted");
+
+        for (key, wanted) in &oracle.exact {
+            let found = redis.texts(&["SMEMBERS", key]).await.unwrap();
+            let found: BTreeSet<String> = found.into_iter().collect();
+            let missing: Vec<_> = wanted.difference(&found).take(10).collect();
+            let phantom: Vec<_> = found.difference(wanted).take(10).collect();
+            assert!(
+                missing.is_empty() && phantom.is_empty(),
+                "{key}: members missing {missing:?}, phantom {phantom:?}"
+            );
+        }
+        for (key, wanted) in &oracle.estimated {
+            self.assert_estimated(&mut redis, key, wanted).await;
+        }
+    }
+
+    /// A HyperLogLog follows from its members alone: it must be the one that Redis itself makes
+    /// of the members wanted. Two that differ somewhere differ from their union as well.
+    async fn assert_estimated(&self, redis: &mut Redis, key: &str, wanted: &BTreeSet<String>) {
+        let reference = format!("oracle-{key}");
+        let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        for some in wanted.chunks(1000) {
+            redis.int(&[&["PFADD", reference.as_str()], some].concat()).await;
+        }
+        let found = redis.int(&["PFCOUNT", key]).await;
+        let made = redis.int(&["PFCOUNT", &reference]).await;
+        let both = redis.int(&["PFCOUNT", key, &reference]).await;
+        redis.int(&["DEL", &reference]).await;
+        assert!(
+            found == made && both == made,
+            "{key}: {found} estimated, {made} for the {} members wanted, {both} together",
+            wanted.len()
+        );
+    }
+
+    pub async fn assert_dead_letters(&self, oracle: &Oracle) {
+        let letters = self.dead_letters().await;
+        let show = |reason: &str, body: &[u8]| {
+            let shown = &body[..body.len().min(160)];
+            format!("{reason}: {} ({} bytes)", String::from_utf8_lossy(shown), body.len())
+        };
+        let mut found: Vec<(String, Vec<u8>)> = letters
+            .iter()
+            .map(|letter| {
+                let reason = letter.header(names::HEADER_REASON).unwrap_or("(none)");
+                (reason.to_owned(), letter.body.clone())
+            })
+            .collect();
+        let mut wanted = oracle.dead.clone();
+        found.sort();
+        wanted.sort();
+        if oracle.dead_may_repeat {
+            found.dedup();
+            wanted.dedup();
+        }
+        if found != wanted {
+            let list = |all: &[(String, Vec<u8>)], except: &[(String, Vec<u8>)]| -> Vec<String> {
+                let mut except = except.to_vec();
+                let mut rest = Vec::new();
+                for one in all {
+                    match except.iter().position(|other| other == one) {
+                        Some(at) => drop(except.swap_remove(at)),
+                        None => rest.push(show(&one.0, &one.1)),
+                    }
+                }
+                rest
+            };
+            panic!(
+                "dead letters missing: {:#?}\ntoo many: {:#?}",
+                list(&wanted, &found),
+                list(&found, &wanted)
+            );
+        }
+        for letter in &letters {
+            assert_eq!(letter.delivery_mode, Some(2), "a dead letter is persistent");
+        }
+    }
+}
+
+impl std::ops::Deref for Home {
+    type Target = Servers;
+
+    fn deref(&self) -> &Servers {
+        match self {
+            Home::Shared(servers) => servers,
+            Home::Breakable(servers) => servers,
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // Kept after a failure, for its logs.
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+fn with_database(url: &str, database: &str) -> String {
+    let (url, query) = url.split_once('?').unwrap_or((url, ""));
+    let (server, _) = url.rsplit_once('/').expect("a database url names a database");
+    match query.is_empty() {
+        true => format!("{server}/{database}"),
+        false => format!("{server}/{database}?{query}"),
+    }
+}

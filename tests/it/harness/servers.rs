@@ -1,0 +1,159 @@
+//! Private RabbitMQ, Postgres and Redis. Two sets a run at most: one that every test shares, and
+//! one for the tests that break servers, which they take one at a time.
+//!
+//! `--until-pid` has a watchdog remove a set when this process is gone, however it went: a panic,
+//! Ctrl-C and SIGKILL alike.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard};
+
+#[derive(Clone, Copy, Debug)]
+pub enum Server {
+    RabbitMq,
+    Postgres,
+    Redis,
+}
+
+impl Server {
+    pub const ALL: [Server; 3] = [Server::RabbitMq, Server::Postgres, Server::Redis];
+
+    fn name(self) -> &'static str {
+        match self {
+            Server::RabbitMq => "rabbitmq",
+            Server::Postgres => "postgres",
+            Server::Redis => "redis",
+        }
+    }
+}
+
+/// What `scripts/servers` can do to one server.
+#[derive(Clone, Copy, Debug)]
+pub enum Verb {
+    Start,
+    Stop,
+    Kill,
+    Pause,
+    Resume,
+}
+
+impl Verb {
+    fn name(self) -> &'static str {
+        match self {
+            Verb::Start => "start",
+            Verb::Stop => "stop",
+            Verb::Kill => "kill",
+            Verb::Pause => "pause",
+            Verb::Resume => "resume",
+        }
+    }
+}
+
+pub struct Servers {
+    dir: PathBuf,
+    pub amqp_url: String,
+    pub database_url: String,
+    pub redis_url: String,
+}
+
+/// The set that no test may harm.
+pub fn shared() -> &'static Servers {
+    static SHARED: LazyLock<Servers> = LazyLock::new(|| Servers::up("shared"));
+    &SHARED
+}
+
+/// The set that may be broken, for one test at a time, mended before it is handed out.
+pub fn breakable() -> MutexGuard<'static, Servers> {
+    static BREAKABLE: LazyLock<Mutex<Servers>> =
+        LazyLock::new(|| Mutex::new(Servers::up("breakable")));
+    // A test that failed with the lock held has left nothing behind that mending cannot set right.
+    let servers = BREAKABLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for server in Server::ALL {
+        servers.resume_quietly(server);
+        servers.control(Verb::Start, server);
+    }
+    servers
+}
+
+impl Servers {
+    fn up(label: &str) -> Servers {
+        let dir = fresh_dir(label);
+        let pid = std::process::id().to_string();
+        run(&["up", &dir.display().to_string(), "--until-pid", &pid]);
+        let env = fs::read_to_string(dir.join("env")).expect("scripts/servers up writes DIR/env");
+        let value = |name: &str| {
+            env.lines()
+                .filter_map(|line| line.trim_start_matches("export ").split_once('='))
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.trim_matches(['"', '\'']).to_owned())
+                .unwrap_or_else(|| panic!("{name} is not in DIR/env"))
+        };
+        Servers {
+            amqp_url: value("AMQP_URL"),
+            database_url: value("DATABASE_URL"),
+            redis_url: value("REDIS_URL"),
+            dir,
+        }
+    }
+
+    pub fn control(&self, verb: Verb, server: Server) {
+        let dir = self.dir.display().to_string();
+        run(&[verb.name(), &dir, server.name()]);
+    }
+
+    pub fn rabbitmqctl(&self, args: &[&str]) -> String {
+        let dir = self.dir.display().to_string();
+        let mut all = vec!["rabbitmqctl", dir.as_str()];
+        all.extend(args);
+        run(&all)
+    }
+
+    /// A server that is not running cannot be resumed, which is all right.
+    fn resume_quietly(&self, server: Server) {
+        let dir = self.dir.display().to_string();
+        let _ = call(&[Verb::Resume.name(), &dir, server.name()]);
+    }
+}
+
+/// Short, as Postgres puts a Unix socket there and a socket's path has 107 bytes.
+fn fresh_dir(label: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("rollcall-it-{}-{label}-{n}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        match fs::create_dir(&dir) {
+            Ok(()) => return dir,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            Err(error) => panic!("cannot make {}: {error}", dir.display()),
+        }
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/servers")
+}
+
+fn run(args: &[&str]) -> String {
+    call(args).unwrap_or_else(|said| panic!("scripts/servers {args:?} failed: {said}"))
+}
+
+fn call(args: &[&str]) -> Result<String, String> {
+    let output = Command::new(script())
+        .args(args)
+        // Appended to a file, so that a Redis that is stopped and started has its sets again;
+        // no test cuts the power.
+        .envs([("SERVERS_REDIS_AOF", "1"), ("SERVERS_PG_FSYNC", "off")])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("it cannot be run: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    let complained = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{}\n{said}{complained}", output.status))
+}

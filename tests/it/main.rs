@@ -1,0 +1,22 @@
+//! The black-box suite: the real `rollcall` binary against real servers that the suite starts.
+//!
+//! Each file is a theme, each test a property of the contract. Nothing here may call into the
+//! crate's own decoding or set code: what is expected comes from `harness::oracle`, which is
+//! written a second time on purpose. Nothing here sleeps; `harness::eventually` waits.
+
+mod harness;
+
+mod bad_input;
+mod cli;
+mod cloudevents;
+mod contract;
+mod crash;
+mod dead_letters;
+mod drain;
+mod hold;
+mod ops;
+mod partitions;
+mod pipeline;
+mod recomputed;
+mod sets;
+mod topology;

@@ -1,0 +1,96 @@
+//! Partitions and migrations.
+
+use serde_json::json;
+
+use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, names, seed};
+
+const PARTITIONS: &str = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass";
+const DAY: i64 = 24 * 3600;
+
+/// Some of each month of the last three years, in one batch with events of today.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_event_makes_its_partition() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let mut oracle = rig.oracle();
+    let mut producer = Producer::new(seed());
+    let mut events = producer.events(100);
+    for (n, event) in events.iter_mut().enumerate() {
+        if n % 2 == 0 {
+            event["occurred_at"] = json!(producer.moment_at(-(n as i64) * 11 * DAY));
+        }
+    }
+    oracle.all_good(&events);
+    // Two workers, so that two lanes want the same new partition at once.
+    let workers = vec![rig.worker().await, rig.worker().await];
+    let mut pg = rig.pg().await;
+    let before = pg.int(PARTITIONS).await;
+    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.finish(&oracle, workers).await;
+    let after = pg.int(PARTITIONS).await;
+    assert!(after - before >= 30, "{before} partitions before, {after} after");
+    // None of them went into a catch-all, which a partition could not be cut out of later.
+    let catch_all = "SELECT count(*) FROM pg_class WHERE relispartition
+                     AND pg_get_expr(relpartbound, oid) = 'DEFAULT'";
+    assert_eq!(pg.int(catch_all).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_are_made_ahead() {
+    let mut rig = Rig::new(DEFAULT_SETS).await;
+    for (by, unit, ahead) in [("month", "month", "6"), ("month", "month", "14")] {
+        rig.set(names::PARTITION_BY, by);
+        rig.set(names::PARTITIONS_AHEAD, ahead);
+        rig.cli(&["manage", "partitions"]).await.expect(0);
+        rig.cli(&["manage", "partitions", "--json"]).await.expect(0).json();
+        let mut pg = rig.pg().await;
+        // A row can be put at the far end, with no worker there to make room for it.
+        pg.run(&format!(
+            "INSERT INTO events (occurred_at, id, payload)
+             SELECT now() + interval '{ahead} {unit}', gen_random_uuid(), '{{}}'"
+        ))
+        .await;
+    }
+}
+
+/// By day as well as by month.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_may_be_a_day() {
+    let mut rig = Rig::bare(DEFAULT_SETS).await;
+    rig.set(names::PARTITION_BY, "day");
+    rig.cli(&["manage", "migrate"]).await.expect(0);
+    rig.cli(&["manage", "topology"]).await.expect(0);
+    let mut oracle = rig.oracle();
+    let mut producer = Producer::new(seed());
+    let mut events = producer.events(30);
+    for (n, event) in events.iter_mut().enumerate() {
+        event["occurred_at"] = json!(producer.moment_at(-(n as i64) * DAY));
+    }
+    oracle.all_good(&events);
+    let worker = rig.worker().await;
+    rig.publish(&[Message::array(&events)]).await;
+    rig.finish(&oracle, vec![worker]).await;
+    let mut pg = rig.pg().await;
+    assert!(pg.int(PARTITIONS).await >= 30, "one for each day");
+}
+
+/// Twice, and by many at once: the schema is made once and nothing in it is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrating_again_changes_nothing() {
+    let rig = Rig::bare(DEFAULT_SETS).await;
+    let migrate = ["manage", "migrate"];
+    let (a, b, c) = tokio::join!(rig.cli(&migrate), rig.cli(&migrate), rig.cli(&migrate));
+    for run in [a, b, c] {
+        run.expect(0);
+    }
+    rig.cli(&["manage", "partitions"]).await.expect(0);
+    let mut pg = rig.pg().await;
+    pg.run("INSERT INTO events (occurred_at, id, payload) VALUES (now(), gen_random_uuid(), '{}')")
+        .await;
+    let schema = "SELECT relkind::text || ' ' || relname FROM pg_class
+                  WHERE relnamespace = 'public'::regnamespace ORDER BY 1";
+    let before = pg.texts(schema).await;
+    rig.cli(&migrate).await.expect(0);
+    rig.cli(&["manage", "migrate", "--json"]).await.expect(0).json();
+    assert_eq!(pg.texts(schema).await, before);
+    assert_eq!(pg.events().await, Ok(1));
+}
