@@ -1,0 +1,54 @@
+# Rollcall's commands for people. Each is one script or one cargo command: `make help` lists them.
+# Nothing here touches servers, ports or data that are already on the machine.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo up down clean-servers build test bench fmt lint install
+
+dev := .rollcall/dev
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: ## install what is missing, run 200,000 events through two workers, show the figures, stop
+	@scripts/demo
+
+up: install ## start private RabbitMQ, Postgres and Redis for development, and print how to use them
+	@scripts/servers up $(dev)
+	@printf '%s\n' '' \
+	  'To use them in this shell:       set -a; . $(dev)/env; set +a' \
+	  'Then for instance:               cargo run --release -- manage migrate' \
+	  '                                 cargo run --release -- manage topology' \
+	  '                                 cargo run --release -- worker' \
+	  'Their own tools:                 scripts/servers psql $(dev)        (or rabbitmqctl, redis-cli)' \
+	  'Kill, pause or restart one:      scripts/servers --help' \
+	  'To stop them and keep the data:  make down'
+
+down: ## stop them, keep the data of RabbitMQ and Postgres
+	@scripts/servers down $(dev)
+
+clean-servers: ## stop every set under .rollcall and delete its data
+	@for set in .rollcall/*/; do [[ ! -e $$set ]] || scripts/servers remove "$$set"; done
+	@rm -rf .rollcall
+
+build: ## the release binary: target/release/rollcall
+	cargo build --release --locked
+
+test: install lint ## everything: format, clippy, unit, property and integration tests
+	cargo test --locked --features fault-points
+
+bench: install ## measure on private servers: ceilings, drain, latency, memory (BENCH=single for a part)
+	@scripts/bench $(BENCH)
+
+fmt: ## format the code
+	@scripts/need-components rustfmt
+	cargo fmt
+
+lint: ## check the format and run clippy, warnings being errors
+	@scripts/need-components rustfmt clippy
+	cargo fmt --check
+	cargo clippy --locked --all-targets --all-features -- -D warnings
+
+install: ## install RabbitMQ, Postgres and Redis by apt where they are missing
+	@scripts/install
