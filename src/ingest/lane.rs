@@ -62,8 +62,10 @@ impl Trust {
     }
 }
 
-/// Handed out this often before, a delivery may be what killed whoever had it.
-const SUSPECT: u64 = 2;
+/// Handed out this often before, a delivery may be what killed whoever had it. Restarts and lost
+/// connections count as well, so the first few say nothing: taken for suspects, the messages of two
+/// ordinary restarts would end sessions and make suspects of their neighbours in turn.
+const SUSPECT: u64 = 4;
 
 /// What a write gives back: the writer for the next one.
 type Writing = Pin<Box<dyn Future<Output = (Writer, Result<Written, HeldTooLong>)> + Send>>;
@@ -255,20 +257,21 @@ impl Lane {
             self.pulse.trusted.notify_one();
         }
         let in_flight = self.consumer.in_flight();
-        let settled = flush::settle(&self.shared, &mut self.consumer, written).await;
-        self.pulse.moves.fetch_add(1, Ordering::Relaxed);
-        let now = self.consumer.in_flight();
-        self.pulse.in_flight.fetch_sub(in_flight - now, Ordering::Relaxed);
-        settled?;
         let wanted = match self.trust {
             Trust::Probation => None,
             Trust::Full if passed => Some(self.prefetch.now()),
             Trust::Full => self.prefetch.after_batch(largest, in_flight),
         };
-        match wanted {
-            Some(prefetch) if self.flow == Flow::Open => self.reopen(prefetch).await,
-            _ => Ok(()),
+        if let (Some(prefetch), Flow::Open) = (wanted, self.flow) {
+            // Before the ack: a window that is used up has nothing on its way. What the broker is
+            // sending while it is cancelled it counts as returned.
+            self.reopen(prefetch).await?;
         }
+        let settled = flush::settle(&self.shared, &mut self.consumer, written).await;
+        self.pulse.moves.fetch_add(1, Ordering::Relaxed);
+        let now = self.consumer.in_flight();
+        self.pulse.in_flight.fetch_sub(in_flight - now, Ordering::Relaxed);
+        settled
     }
 
     async fn reopen(&mut self, prefetch: u16) -> Result<(), LaneError> {

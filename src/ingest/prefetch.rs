@@ -1,7 +1,7 @@
 //! How many deliveries may wait in a lane: a count that follows the size of what arrives. Pure.
 //!
 //! AMQP bounds what is prefetched by number alone, memory is bounded by bytes, and a message is
-//! 200 bytes or a megabyte. So a lane starts small and widens when it was kept short, to what its
+//! 200 bytes or a megabyte. So a lane starts small and widens when its window was used up, to what its
 //! bytes allow by the largest body of late; it narrows at once when bodies grow, and after a while
 //! in which it did not need the room, as nobody knows how large the next ones are. The worst case
 //! is a full queue that turns from the smallest to the largest bodies: one window of large ones.
@@ -44,7 +44,7 @@ impl Prefetch {
         self.quiet = if in_flight < u64::from(START / 2) { self.quiet + 1 } else { 0 };
         let wanted = if self.quiet >= QUIET {
             fits.min(START)
-        } else if fits < self.now || in_flight * 2 >= u64::from(self.now) {
+        } else if fits < self.now || in_flight >= u64::from(self.now) {
             fits
         } else {
             self.now
@@ -69,7 +69,8 @@ mod tests {
         let mut prefetch = Prefetch::new(4000, 32 * MIB);
         assert_eq!(prefetch.now(), START);
         assert_eq!(prefetch.after_batch(200, 3), None);
-        assert_eq!(prefetch.after_batch(200, 30), Some(4000));
+        assert_eq!(prefetch.after_batch(200, 31), None);
+        assert_eq!(prefetch.after_batch(200, 32), Some(4000));
         assert_eq!(prefetch.after_batch(200, 2000), None);
     }
 

@@ -157,7 +157,7 @@ fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
         ),
         suspects: count(
             "rollcall_suspects_total",
-            "Deliveries that had been handed out at least twice before, processed alone",
+            "Deliveries that had been handed out at least four times before, processed alone",
         ),
         breaker_trips: count(
             "rollcall_breaker_trips_total",
