@@ -5,9 +5,9 @@
 //!
 //! A session begins on probation: one lane, one message at a time. A message that kills the process
 //! raises the delivery count of all that was unsettled with it; handed out four times before, a
-//! message is a suspect, and is processed with nothing beside it. With the first message that is none and
-//! went well, the lane widens and the others begin. A suspect that turns up later ends the session,
-//! as the next one begins like this again.
+//! message is a suspect, and is processed with nothing beside it. With the first message that is
+//! none and went well, the lane widens and the others begin. A suspect that turns up later ends the
+//! session, as the next one begins like this again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
