@@ -235,23 +235,3 @@ async fn a_worker_killed_before_its_ack_changes_nothing_twice() {
     .await;
     rig.finish(&oracle, vec![worker]).await;
 }
-
-/// The prefetch follows what arrives, and each change cancels the consumer and consumes again. What
-/// the broker is sending just then it would count as returned, and a message that was returned often
-/// is taken for one that kills.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_of_the_prefetch_returns_no_message() {
-    let rig = Rig::new(DEFAULT_SETS).await;
-    let mut oracle = rig.oracle();
-    let events = Producer::new(seed()).events(10_000);
-    oracle.all_good(&events);
-    let messages: Vec<_> = events.iter().map(Message::object).collect();
-    let (waiting, coming) = messages.split_at(messages.len() / 2);
-    rig.publish(waiting).await;
-    let worker = rig.worker().await;
-    rig.publish(coming).await;
-    rig.wait_arrived(&oracle).await;
-    let metrics = worker.metrics().await.unwrap();
-    assert_eq!(metrics.sum(names::DELIVERIES), 10_000.0, "some were delivered again");
-    rig.finish(&oracle, vec![worker]).await;
-}
