@@ -51,6 +51,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
             metrics: metrics.clone(),
             health: health.clone(),
             wrong_type_log: Arc::default(),
+            generation_missing: Arc::default(),
             breaker: Arc::new(Mutex::new(Breaker::new(
                 config.ingest.breaker_percent,
                 config.ingest.breaker_events,

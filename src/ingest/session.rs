@@ -18,11 +18,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::flush::Writer;
+use super::generation;
 use super::lane::{Lane, LaneEnd, LaneError, Trust};
 use super::prefetch::Prefetch;
 use super::supervisor::{Drained, Shared};
 use crate::broker::{self, BrokerError};
-use crate::projection::{ProjectionError, State};
+use crate::projection::ProjectionError;
 use crate::retry::Class;
 use crate::shutdown::Shutdown;
 use crate::store::{self, EventStore, StoreError};
@@ -135,7 +136,7 @@ impl<'a> Session<'a> {
         store::probe(&config.store).await?;
         health.up(Dependency::Postgres);
         shared.projection.ensure_noeviction().await?;
-        begin_generation(shared).await?;
+        generation::look(shared).await?;
         shared.projection.probe().await?;
         health.up(Dependency::Redis);
         broker::topology::ensure(&config.broker).await?;
@@ -246,26 +247,4 @@ impl Watchdog {
             }
         }
     }
-}
-
-/// A generation tells readers that the sets are whole. A new Redis beside an empty table is; one
-/// that lacks what Postgres already has is not, and readers go on being told *unknown*.
-async fn begin_generation(shared: &Shared) -> Result<(), SessionError> {
-    let Shared { config, projection, .. } = shared;
-    if projection.generation().await?.is_some() {
-        return Ok(());
-    }
-    if store::is_empty(&config.store).await? {
-        projection.begin_generation_if_absent(State::Fresh).await?;
-        return Ok(());
-    }
-    // Another worker may have begun it, and stored events, since the first look.
-    if projection.generation().await?.is_none() {
-        projection.set_state(State::Stale).await?;
-        tracing::error!(
-            "redis holds no generation though postgres holds events: readers are told unknown \
-             until the sets are rebuilt"
-        );
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@
 //! said once, and never ends the process.
 
 use std::collections::HashSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Shared {
     /// Keys that were shouted about already. Bounded by the keys that exist, and those are rare.
     pub wrong_type_log: Arc<Mutex<HashSet<String>>>,
     pub breaker: Arc<Mutex<Breaker>>,
+    /// Whether the last look found Redis without a generation.
+    pub generation_missing: Arc<AtomicBool>,
 }
 
 pub struct WorkerConfig {

@@ -4,8 +4,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use super::generation;
+use super::session::SessionError;
 use super::supervisor::Shared;
-use crate::projection::ProjectionError;
 use crate::store;
 use crate::telemetry::{Dependency, Label, chain};
 
@@ -21,14 +22,18 @@ pub async fn run(shared: &Shared) -> Infallible {
         let (stored, projected) =
             tokio::join!(store::ping(&shared.config.store), look_at_redis(shared));
         postgres.note(shared, stored.map(drop).map_err(|error| chain(&error)));
-        redis.note(shared, projected.map_err(|error| chain(&error)));
+        match projected {
+            // Told by the other look.
+            Err(SessionError::Store(_)) => {}
+            projected => redis.note(shared, projected.map_err(|error| chain(&error))),
+        }
     }
 }
 
 /// That it answers, keeps what it is given, and has not been emptied.
-async fn look_at_redis(shared: &Shared) -> Result<(), ProjectionError> {
+async fn look_at_redis(shared: &Shared) -> Result<(), SessionError> {
     shared.projection.ensure_noeviction().await?;
-    shared.projection.generation().await.map(drop)
+    generation::look(shared).await
 }
 
 /// What the last look found. A lane that holds a batch knows better than a look: only what a look

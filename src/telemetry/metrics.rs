@@ -53,6 +53,8 @@ pub struct Metrics {
     pub breaker_trips: Counter,
     /// 1 while the worker stands by.
     pub breaker_open: Gauge,
+    /// 1 while readers are told *unknown*.
+    pub generation_missing: Gauge,
     dead_letters: Vec<(&'static str, Counter)>,
     exporter: PrometheusHandle,
 }
@@ -164,6 +166,10 @@ fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
             "Times that most of what arrived was condemned, and consuming stopped",
         ),
         breaker_open: level("rollcall_breaker_open", "1 while consuming is stopped by the breaker"),
+        generation_missing: level(
+            "rollcall_generation_missing",
+            "1 while Redis holds no generation and readers are told unknown; a hand is needed",
+        ),
         dead_letters: dead_letters(reasons),
         exporter,
     }

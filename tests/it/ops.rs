@@ -1,6 +1,6 @@
 //! Health and metrics.
 
-use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, names, seed};
+use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, SHORT, eventually, names, seed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_tells_how_it_is() {
@@ -67,7 +67,7 @@ async fn the_books_balance_while_a_batch_is_held() {
     let worker = rig.warm_worker(&mut oracle, &mut producer).await;
     oracle.all_good(&events);
     let gate = rig.close_gate().await;
-    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.publish_events(&events).await;
     rig.wait_at_gate().await;
     // Whatever of the fifty it has taken so far, it holds all of that.
     worker.wait_in_flight().await;
@@ -128,5 +128,33 @@ async fn no_payload_and_no_credential_is_logged() {
         let told: Vec<&str> = log.lines().filter(|line| line.contains(password)).collect();
         assert!(told.is_empty(), "a password: {told:#?}");
     }
+    rig.finish(&oracle, vec![worker]).await;
+}
+
+/// Who is on call hears that Redis was emptied, and that it is well again, without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_redis_is_noticed_by_an_idle_worker() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let mut oracle = rig.oracle();
+    let worker = rig.warm_worker(&mut oracle, &mut Producer::new(seed())).await;
+    let shows = async |wanted: f64| {
+        eventually(SHORT, "the gauge to follow", async || {
+            match worker.metrics().await?.sum(names::GENERATION_MISSING) {
+                found if found == wanted => Ok(()),
+                found => Err(format!("it is {found}, not {wanted}")),
+            }
+        })
+        .await;
+    };
+    shows(0.0).await;
+    let meta = format!("{}:meta", rig.prefix());
+    let mut redis = rig.redis().await;
+    redis.int(&["DEL", &meta]).await;
+    shows(1.0).await;
+    assert_eq!(worker.log().matches("holds no generation").count(), 1, "said once");
+    rig.cli(&["read", "count", "users"]).await.expect(75);
+    redis.int(&["HSET", &meta, "generation", "by-hand", "state", "fresh"]).await;
+    shows(0.0).await;
+    rig.cli(&["read", "count", "users"]).await.expect(0);
     rig.finish(&oracle, vec![worker]).await;
 }

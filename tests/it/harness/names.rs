@@ -28,6 +28,7 @@ pub const LOG_FORMAT: &str = "ROLLCALL_LOG_FORMAT";
 /// Header of a dead letter that says why.
 pub const HEADER_REASON: &str = "reason";
 
+pub const GENERATION_MISSING: &str = "rollcall_generation_missing";
 pub const DELIVERIES: &str = "rollcall_deliveries_total";
 pub const SETTLEMENTS: &str = "rollcall_settlements_total";
 pub const IN_FLIGHT: &str = "rollcall_deliveries_in_flight";

@@ -1,0 +1,45 @@
+//! The generation: what tells readers that the sets are whole. Begun beside an empty table, and
+//! missed where Redis was emptied beside one that is not. Never begun on a guess.
+
+use std::sync::atomic::Ordering;
+
+use super::session::SessionError;
+use super::supervisor::Shared;
+use crate::projection::State;
+use crate::store;
+
+/// Begins a generation where there is none and nothing to miss. A Redis that lacks what Postgres
+/// has gets none: readers go on being told *unknown*, and the loss is said once and shown by a
+/// gauge until somebody fills the sets again.
+pub async fn look(shared: &Shared) -> Result<(), SessionError> {
+    let missing = !begin(shared).await?;
+    shared.metrics.generation_missing.set(f64::from(u8::from(missing)));
+    let was_missing = shared.generation_missing.swap(missing, Ordering::Relaxed);
+    match (was_missing, missing) {
+        (false, true) => tracing::error!(
+            "redis holds no generation though postgres holds events: readers are told unknown \
+             until the sets are filled again (README: Redis was emptied)"
+        ),
+        (true, false) => tracing::info!("redis holds a generation again: readers believe the sets"),
+        (false, false) | (true, true) => {}
+    }
+    Ok(())
+}
+
+/// Whether there is one now.
+async fn begin(shared: &Shared) -> Result<bool, SessionError> {
+    let Shared { config, projection, .. } = shared;
+    if projection.generation().await?.is_some() {
+        return Ok(true);
+    }
+    if store::is_empty(&config.store).await? {
+        projection.begin_generation_if_absent(State::Fresh).await?;
+        return Ok(true);
+    }
+    // Another worker may have begun it, and stored events, since the first look.
+    if projection.generation().await?.is_some() {
+        return Ok(true);
+    }
+    projection.set_state(State::Stale).await?;
+    Ok(false)
+}
