@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod breaker;
 mod flush;
+mod generation;
 mod hold;
 mod lane;
 pub mod prefetch;

@@ -133,7 +133,8 @@ async fn list(sets: &Sets, redis: &Projection, output: Output) -> Result<Known> 
         rows.push(describe(set, redis).await.with_context(|| format!("set {}", set.name))?);
     }
     let known = meta.generation.is_some();
-    let state = meta.state.map(|state| state.as_str());
+    // Without a generation the state is of sets that are gone.
+    let state = meta.state.filter(|_| known).map(|state| state.as_str());
     if output.json {
         let answer = json!({
             "generation": meta.generation, "state": state,

@@ -117,14 +117,10 @@ macro_rules! settings {
 
 const AMQP: Rule = Rule::Url(&["amqp", "amqps"]);
 const POSTGRES: Rule = Rule::Url(&["postgres", "postgresql"]);
-const REDIS: Rule = Rule::Url(&[
-    "redis",
-    "rediss",
-    "redis-cluster",
-    "rediss-cluster",
-    "redis-sentinel",
-    "rediss-sentinel",
-]);
+/// The only ones: fred takes any other for plain `redis`.
+pub const REDIS_SCHEMES: &[&str] =
+    &["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
+const REDIS: Rule = Rule::Url(REDIS_SCHEMES);
 
 const fn whole(unit: &'static str, min: u64, max: u64) -> Rule {
     Rule::Whole { unit, min, max }

@@ -14,6 +14,7 @@ use fred::types::config::{
 use super::client::COMMANDS_IN_FLIGHT_MAX;
 use super::error::ProjectionError;
 use crate::config;
+use crate::config::setting::REDIS_SCHEMES;
 
 /// fred's queue to its router. Twice what we let in, for it also carries commands that timed out
 /// during an outage and fred's own reconnects: a full queue would end its router.
@@ -97,34 +98,13 @@ fn connection(timeout: Duration) -> ConnectionConfig {
 
 /// Takes the schemes we document, and no others: fred takes any unknown one for plain `redis`.
 fn parse_url(url: &str) -> Result<Config, ProjectionError> {
-    const SCHEMES: [&str; 13] = [
-        "redis",
-        "rediss",
-        "redis-cluster",
-        "rediss-cluster",
-        "redis-sentinel",
-        "rediss-sentinel",
-        "valkey",
-        "valkeys",
-        "valkey-cluster",
-        "valkeys-cluster",
-        "valkey-sentinel",
-        "valkeys-sentinel",
-        "unix",
-    ];
     let unusable = |why: String| ProjectionError::Url { why };
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-    if !SCHEMES.contains(&scheme) {
-        let known = "redis, rediss, redis-cluster, rediss-cluster, redis-sentinel, \
-                     rediss-sentinel or unix";
-        return Err(unusable(format!("its scheme must be {known}")));
+    if !REDIS_SCHEMES.contains(&scheme) {
+        return Err(unusable(format!("its scheme must be one of {}", REDIS_SCHEMES.join(", "))));
     }
-    let parsed = match url.strip_prefix("unix://") {
-        Some(path) => Config::from_url(&format!("redis+unix://{path}")),
-        None => Config::from_url(url),
-    };
     // fred's words for it name the part at fault ("InvalidPort"), never its text.
-    parsed.map_err(|error| unusable(error.details().to_owned()))
+    Config::from_url(url).map_err(|error| unusable(error.details().to_owned()))
 }
 
 #[cfg(test)]
@@ -150,8 +130,6 @@ mod tests {
         assert_eq!(cluster.servers.len(), 2);
         let sentinel = "redis-sentinel://127.0.0.1:26379?sentinelServiceName=main";
         assert!(settings(sentinel).unwrap().config.server.is_sentinel());
-        let socket = settings("unix:///run/redis/redis.sock").unwrap().config;
-        assert!(socket.server.is_unix_socket());
     }
 
     #[test]
@@ -159,6 +137,7 @@ mod tests {
         for url in [
             "http://u:hunter2@h",
             "hunter2",
+            "unix:///hunter2",
             "redis://u:hunter2@h:99999",
             "redis://u:hunter2@h/hunter2",
             "redis-sentinel://u:hunter2@h:26379",

@@ -316,7 +316,7 @@ async fn a_flood_of_bad_events_stops_the_worker() {
 
     let good = producer.events(20);
     oracle.all_good(&good);
-    rig.publish(&good.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.publish_events(&good).await;
     let (amqp, mut pg) = (rig.amqp().await, rig.pg().await);
     eventually(LONG, "the rest to be condemned and the good to be stored", async || {
         worker.resume().await;

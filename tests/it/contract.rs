@@ -179,7 +179,7 @@ async fn a_string_is_an_id_too() {
     let worker = rig.worker().await;
     rig.publish(&[Message::array(&events), Message::object(&capitals)]).await;
     rig.wait_arrived(&oracle).await;
-    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.publish_events(&events).await;
     rig.finish(&oracle, vec![worker]).await;
 }
 

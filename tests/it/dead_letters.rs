@@ -191,7 +191,7 @@ async fn what_the_broker_gave_up_on_can_be_replayed() {
     let mut worker = rig.warm_worker(&mut oracle, &mut producer).await;
     oracle.all_good(&events);
     let gate = rig.close_gate().await;
-    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.publish_events(&events).await;
     let amqp = rig.amqp().await;
     let given_up = async || amqp.ready(rig.dead_letters_queue()).await.unwrap();
     // The first crash takes all three along. From then on a worker has one in its hands, so each

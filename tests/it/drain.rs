@@ -40,13 +40,7 @@ async fn a_drain_leaves_no_message_half_done() {
 async fn a_drain_waits_for_a_held_batch() {
     let rig = Rig::new(DEFAULT_SETS).await;
     let mut oracle = rig.oracle();
-    let mut producer = Producer::new(seed());
-    let events = producer.events(200);
-    let mut worker = rig.warm_worker(&mut oracle, &mut producer).await;
-    oracle.all_good(&events);
-    let gate = rig.close_gate().await;
-    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
-    rig.wait_at_gate().await;
+    let (mut worker, gate) = rig.worker_at_gate(&mut oracle, 200).await;
     worker.wait_in_flight().await;
     worker.signal("TERM");
     // Not ready from here on, so that nobody sends it more; still alive, at work.
@@ -75,13 +69,7 @@ async fn a_drain_waits_for_a_held_batch() {
 async fn a_second_signal_ends_at_once_and_loses_nothing() {
     let rig = Rig::new(DEFAULT_SETS).await;
     let mut oracle = rig.oracle();
-    let mut producer = Producer::new(seed());
-    let events = producer.events(200);
-    let mut worker = rig.warm_worker(&mut oracle, &mut producer).await;
-    oracle.all_good(&events);
-    let gate = rig.close_gate().await;
-    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
-    rig.wait_at_gate().await;
+    let (mut worker, gate) = rig.worker_at_gate(&mut oracle, 200).await;
     worker.signal("TERM");
     eventually(SHORT, "the drain to begin", async || match worker.status("/readyz").await {
         Ok(503) | Err(_) => Ok(()),

@@ -24,7 +24,7 @@ async fn a_late_event_makes_its_partition() {
     let workers = vec![rig.worker().await, rig.worker().await];
     let mut pg = rig.pg().await;
     let before = pg.int(PARTITIONS).await;
-    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.publish_events(&events).await;
     rig.finish(&oracle, workers).await;
     let after = pg.int(PARTITIONS).await;
     assert!(after - before >= 30, "{before} partitions before, {after} after");

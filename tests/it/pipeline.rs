@@ -89,7 +89,7 @@ async fn two_workers_agree_with_the_oracle() {
         conflicts.push(event);
     }
     conflicts.iter().for_each(|event| oracle.bad("id_conflict", event.to_string()));
-    rig.publish(&conflicts.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.publish_events(&conflicts).await;
     rig.wait_arrived(&oracle).await;
     for worker in &workers {
         let deliveries = worker.metrics().await.unwrap().sum(names::DELIVERIES);
@@ -186,7 +186,7 @@ async fn a_worker_killed_between_commit_and_sadd_is_made_up_for() {
     let worker = rig.warm_worker(&mut oracle, &mut producer).await;
     oracle.all_good(&events);
     redis.swallow();
-    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.publish_events(&events).await;
     let mut pg = rig.pg().await;
     // Each lane has its first batch in hand, and no other before that is settled.
     eventually(LONG, "some to be stored", async || match pg.events().await? {
@@ -216,7 +216,7 @@ async fn a_worker_killed_before_its_ack_changes_nothing_twice() {
     oracle.all_good(&events);
     amqp.swallow();
     rig.set("AMQP_URL", &amqp_url);
-    rig.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+    rig.publish_events(&events).await;
     let mut pg = rig.pg().await;
     eventually(LONG, "some to be stored", async || match pg.events().await? {
         100 => Err("none is".to_owned()),

@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::Value;
+
 use super::amqp::{Amqp, Letter};
 use super::message::Message;
 use super::names;
 use super::oracle::Oracle;
 use super::pg::{Gate, Pg};
 use super::process::{self, Env, Run, Worker};
-use super::producer::Producer;
+use super::producer::{Producer, seed};
 use super::proxy::Proxy;
 use super::redis::Redis;
 use super::servers::{self, Server, Servers, Verb};
@@ -125,7 +127,7 @@ impl Rig {
         let worker = self.worker().await;
         let events = producer.events(100);
         oracle.all_good(&events);
-        self.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+        self.publish_events(&events).await;
         self.wait_arrived(oracle).await;
         worker.assert_books_balance().await;
         worker
@@ -222,6 +224,23 @@ impl Rig {
 
     pub async fn publish(&self, messages: &[Message]) {
         self.amqp().await.publish(self.exchange(), messages).await;
+    }
+
+    /// One message an event.
+    pub async fn publish_events(&self, events: &[Value]) {
+        self.publish(&events.iter().map(Message::object).collect::<Vec<_>>()).await;
+    }
+
+    /// A warm worker that holds events at the gate, before they are stored.
+    pub async fn worker_at_gate(&self, oracle: &mut Oracle, events: usize) -> (Worker, Gate) {
+        let mut producer = Producer::new(seed());
+        let events = producer.events(events);
+        let worker = self.warm_worker(oracle, &mut producer).await;
+        oracle.all_good(&events);
+        let gate = self.close_gate().await;
+        self.publish_events(&events).await;
+        self.wait_at_gate().await;
+        (worker, gate)
     }
 
     pub async fn dead_letters(&self) -> Vec<Letter> {
