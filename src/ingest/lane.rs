@@ -231,6 +231,9 @@ impl Lane {
         self.shared.metrics.deliveries_in_flight.increment(1);
         self.pulse.moves.fetch_add(1, Ordering::Relaxed);
         self.pulse.in_flight.fetch_add(1, Ordering::Relaxed);
+        if delivery.message.redelivered {
+            self.shared.metrics.redeliveries.increment(1);
+        }
         if delivery.message.delivery_count >= SUSPECT {
             self.shared.metrics.suspects.increment(1);
         }

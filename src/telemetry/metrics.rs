@@ -49,6 +49,8 @@ pub struct Metrics {
     pub lanes: Gauge,
     pub prefetch: Gauge,
     pub wrong_type_keys: Counter,
+    /// Handed out before, whatever the reason.
+    pub redeliveries: Counter,
     pub suspects: Counter,
     pub breaker_trips: Counter,
     /// 1 while the worker stands by.
@@ -156,6 +158,10 @@ fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
         wrong_type_keys: count(
             "rollcall_wrong_type_keys_total",
             "Writes to Redis keys that hold another type; a hand is needed",
+        ),
+        redeliveries: count(
+            "rollcall_redeliveries_total",
+            "Deliveries handed out before: a crash, a restart or a lost connection",
         ),
         suspects: count(
             "rollcall_suspects_total",

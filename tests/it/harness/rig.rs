@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -18,7 +17,7 @@ use super::process::{self, Env, Run, Worker};
 use super::producer::{Producer, seed};
 use super::proxy::Proxy;
 use super::redis::Redis;
-use super::servers::{self, Server, Servers, Verb};
+use super::servers::{self, Breakable, Server, Servers, Verb};
 use super::wait::{LONG, eventually};
 
 pub const DEFAULT_SETS: &str = "cities=state+city users=username";
@@ -31,7 +30,7 @@ pub struct Rig {
 
 enum Home {
     Shared(&'static Servers),
-    Breakable(MutexGuard<'static, Servers>),
+    Breakable(Breakable),
 }
 
 impl Rig {
@@ -50,8 +49,7 @@ impl Rig {
 
     /// A world on servers that this test alone has, to break as it likes.
     pub async fn breakable(sets: &str) -> Rig {
-        // Not spawn_blocking: a guard stays in its thread. The test waits for nothing else here.
-        let servers = tokio::task::block_in_place(servers::breakable);
+        let servers = tokio::task::spawn_blocking(servers::breakable).await.expect("servers start");
         let rig = Rig::make(Home::Breakable(servers), sets).await;
         rig.prepare().await;
         rig

@@ -1,15 +1,16 @@
-//! Private RabbitMQ, Postgres and Redis. Two sets a run at most: one that every test shares, and
-//! one for the tests that break servers, which they take one at a time.
+//! Private RabbitMQ, Postgres and Redis: one set that every test shares, and a few that tests take
+//! for themselves to break them.
 //!
 //! `--until-pid` has a watchdog remove a set when this process is gone, however it went: a panic,
 //! Ctrl-C and SIGKILL alike.
 
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 
 #[derive(Clone, Copy, Debug)]
 pub enum Server {
@@ -65,17 +66,57 @@ pub fn shared() -> &'static Servers {
     &SHARED
 }
 
-/// The set that may be broken, for one test at a time, mended before it is handed out.
-pub fn breakable() -> MutexGuard<'static, Servers> {
-    static BREAKABLE: LazyLock<Mutex<Servers>> =
-        LazyLock::new(|| Mutex::new(Servers::up("breakable")));
-    // A test that failed with the lock held has left nothing behind that mending cannot set right.
-    let servers = BREAKABLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for server in Server::ALL {
-        servers.resume_quietly(server);
-        servers.control(Verb::Start, server);
+/// Sets that may be broken: some 300 MB each, and 5 s to start.
+const BREAKABLE_MAX: usize = 4;
+
+/// Those that nobody has, and how many there are.
+#[derive(Default)]
+struct Pool {
+    free: Vec<Servers>,
+    made: usize,
+}
+
+static POOL: LazyLock<(Mutex<Pool>, Condvar)> = LazyLock::new(Default::default);
+
+/// A set that one test has for itself; it goes back when dropped.
+pub struct Breakable(Option<Servers>);
+
+/// A set that may be broken, mended before it is handed out. Waits while all are taken; so who
+/// wants several takes them before anybody waits for what it has.
+pub fn breakable() -> Breakable {
+    let (pool, freed) = &*POOL;
+    let mut locked = pool.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if let Some(servers) = locked.free.pop() {
+            drop(locked);
+            servers.mend();
+            return Breakable(Some(servers));
+        }
+        if locked.made < BREAKABLE_MAX {
+            locked.made += 1;
+            let label = format!("breakable-{}", locked.made);
+            drop(locked);
+            return Breakable(Some(Servers::up(&label)));
+        }
+        locked = freed.wait(locked).unwrap_or_else(PoisonError::into_inner);
     }
-    servers
+}
+
+impl Deref for Breakable {
+    type Target = Servers;
+
+    fn deref(&self) -> &Servers {
+        self.0.as_ref().expect("taken by drop alone")
+    }
+}
+
+impl Drop for Breakable {
+    fn drop(&mut self) {
+        let (pool, freed) = &*POOL;
+        // A test that failed has left nothing behind that mending cannot set right.
+        pool.lock().unwrap_or_else(PoisonError::into_inner).free.extend(self.0.take());
+        freed.notify_one();
+    }
 }
 
 impl Servers {
@@ -109,6 +150,14 @@ impl Servers {
         let mut all = vec!["rabbitmqctl", dir.as_str()];
         all.extend(args);
         run(&all)
+    }
+
+    /// Whatever the last test did to them, they run.
+    fn mend(&self) {
+        for server in Server::ALL {
+            self.resume_quietly(server);
+            self.control(Verb::Start, server);
+        }
     }
 
     /// A server that is not running cannot be resumed, which is all right.
