@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::event::Reason;
 use crate::health::{self, Health};
 use crate::ingest::breaker::Breaker;
+use crate::ingest::servers::Real;
 use crate::ingest::supervisor::{self, Drained, Shared, WorkerConfig};
 use crate::ingest::{CLOSE_MAX, watch};
 use crate::projection::Projection;
@@ -41,17 +42,21 @@ pub async fn worker(config: Config) -> Result<Outcome> {
         };
         let shared = Shared {
             config: Arc::new(WorkerConfig {
-                broker: broker.clone(),
-                store: store.clone(),
+                queue: broker.queue.clone(),
                 ingest: config.ingest.clone(),
                 sets: config.sets.clone(),
                 limits: config.limits.clone(),
             }),
-            projection: redis.clone(),
+            servers: Real {
+                broker: broker.clone(),
+                store: store.clone(),
+                projection: redis.clone(),
+                metrics: metrics.clone(),
+                generation_missing: Arc::default(),
+            },
             metrics: metrics.clone(),
             health: health.clone(),
             wrong_type_log: Arc::default(),
-            generation_missing: Arc::default(),
             breaker: Arc::new(Mutex::new(Breaker::new(
                 config.ingest.breaker_percent,
                 config.ingest.breaker_events,

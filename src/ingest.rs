@@ -11,6 +11,7 @@ mod generation;
 mod hold;
 mod lane;
 pub mod prefetch;
+pub mod servers;
 mod session;
 pub mod supervisor;
 pub mod watch;

@@ -12,18 +12,20 @@ use tokio::time::Instant;
 use super::batch::{Batch, Taken};
 use super::hold::{HeldTooLong, Hold};
 use super::lane::LaneError;
+use super::servers::{Consumer, Servers, Store};
 use super::supervisor::Shared;
-use crate::broker::{DeadLetter, Incoming, LaneConsumer, Tokens};
+use crate::broker::{DeadLetter, Incoming, Tokens};
 use crate::event::{Event, Reason, Rejected};
 use crate::fault;
 use crate::projection::{KeyAdditions, Mark};
-use crate::store::{EventStore, Refusal, Row, StoreError, Stored};
+use crate::sets::Sets;
+use crate::store::{Refusal, Row, StoreError, Stored};
 use crate::telemetry::{Dependency, Outcome, Stage};
 
 /// The lane's own connection to Postgres, and the way to Redis.
-pub struct Writer {
-    events: EventStore,
-    shared: Shared,
+pub struct Writer<S: Servers> {
+    events: S::Store,
+    shared: Shared<S>,
 }
 
 /// A batch that is in both stores, with what is left to do: its dead letters and its ack.
@@ -49,8 +51,8 @@ struct Condemned {
     sqlstate: Option<String>,
 }
 
-impl Writer {
-    pub fn new(events: EventStore, shared: Shared) -> Self {
+impl<S: Servers> Writer<S> {
+    pub fn new(events: S::Store, shared: Shared<S>) -> Self {
         Self { events, shared }
     }
 
@@ -109,21 +111,21 @@ impl Writer {
     }
 
     async fn project(
-        &self,
+        &mut self,
         events: &[Taken<Event>],
         since: Option<Instant>,
     ) -> Result<(), HeldTooLong> {
         let times = events.iter().map(|taken| taken.decoded.occurred_at);
         let Some(last_event_at) = times.max() else { return Ok(()) };
         let shared = &self.shared;
-        let plan = plan(shared, events);
+        let plan = plan(&shared.config.sets, events);
         let additions: Vec<KeyAdditions<'_>> = plan.iter().map(Planned::borrow).collect();
         let started = Instant::now();
         let mut hold = Hold::new(shared, Dependency::Redis, since);
         let applied = loop {
             let mark =
                 Mark { last_event_at, last_applied_at: OffsetDateTime::now_utc(), state: None };
-            match shared.projection.apply(&additions, &mark).await {
+            match shared.servers.apply(&additions, &mark).await {
                 Ok(applied) => break applied,
                 Err(error) => hold.wait(&error, error.class()).await?,
             }
@@ -151,22 +153,22 @@ impl Writer {
 }
 
 /// One try, on a new connection where the old one is no good any more.
-async fn insert(
-    events: &mut EventStore,
-    shared: &Shared,
+async fn insert<S: Servers>(
+    events: &mut S::Store,
+    shared: &Shared<S>,
     rows: &[Row<'_>],
 ) -> Result<Stored, StoreError> {
     if events.is_broken() {
-        *events = EventStore::connect(&shared.config.store).await?;
+        *events = shared.servers.store().await?;
     }
     events.insert(rows).await
 }
 
 /// Dead letters confirmed, then one ack for the whole batch. Fails after that, too, where most of
 /// what arrived of late was condemned.
-pub async fn settle(
-    shared: &Shared,
-    consumer: &mut LaneConsumer,
+pub async fn settle<S: Servers>(
+    shared: &Shared<S>,
+    consumer: &mut impl Consumer,
     written: Written,
 ) -> Result<(), LaneError> {
     let Written { tokens, deliveries, condemned, opened, first_seen, good, .. } = written;
@@ -266,8 +268,7 @@ impl<'a> Planned<'a> {
 }
 
 /// Groups what the events add by key, each member once.
-fn plan<'a>(shared: &Shared, events: &'a [Taken<Event>]) -> Vec<Planned<'a>> {
-    let sets = &shared.config.sets;
+fn plan<'a>(sets: &Sets, events: &'a [Taken<Event>]) -> Vec<Planned<'a>> {
     let mut by_key: HashMap<(u16, &str), Planned<'a>> = HashMap::new();
     for Taken { decoded: event, .. } in events {
         for add in event.additions.iter() {

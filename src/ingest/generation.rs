@@ -3,18 +3,18 @@
 
 use std::sync::atomic::Ordering;
 
+use super::servers::Real;
 use super::session::SessionError;
-use super::supervisor::Shared;
 use crate::projection::State;
 use crate::store;
 
 /// Begins a generation where there is none and nothing to miss. A Redis that lacks what Postgres
 /// has gets none: readers go on being told *unknown*, and the loss is said once and shown by a
 /// gauge until somebody fills the sets again.
-pub async fn look(shared: &Shared) -> Result<(), SessionError> {
-    let missing = !begin(shared).await?;
-    shared.metrics.generation_missing.set(f64::from(u8::from(missing)));
-    let was_missing = shared.generation_missing.swap(missing, Ordering::Relaxed);
+pub async fn look(servers: &Real) -> Result<(), SessionError> {
+    let missing = !begin(servers).await?;
+    servers.metrics.generation_missing.set(f64::from(u8::from(missing)));
+    let was_missing = servers.generation_missing.swap(missing, Ordering::Relaxed);
     match (was_missing, missing) {
         (false, true) => tracing::error!(
             "redis holds no generation though postgres holds events: readers are told unknown \
@@ -27,12 +27,12 @@ pub async fn look(shared: &Shared) -> Result<(), SessionError> {
 }
 
 /// Whether there is one now.
-async fn begin(shared: &Shared) -> Result<bool, SessionError> {
-    let Shared { config, projection, .. } = shared;
+async fn begin(servers: &Real) -> Result<bool, SessionError> {
+    let Real { projection, .. } = servers;
     if projection.generation().await?.is_some() {
         return Ok(true);
     }
-    if store::is_empty(&config.store).await? {
+    if store::is_empty(&servers.store).await? {
         projection.begin_generation_if_absent(State::Fresh).await?;
         return Ok(true);
     }

@@ -7,6 +7,7 @@ use std::error::Error;
 
 use tokio::time::Instant;
 
+use super::servers::Servers;
 use super::supervisor::Shared;
 use crate::retry::{Backoff, Class};
 use crate::telemetry::{Dependency, Label, chain};
@@ -19,8 +20,8 @@ pub struct HeldTooLong {
     seconds: u64,
 }
 
-pub struct Hold<'a> {
-    shared: &'a Shared,
+pub struct Hold<'a, S: Servers> {
+    shared: &'a Shared<S>,
     dependency: Dependency,
     /// Since when the batch has been with us: the broker's patience counts from the delivery.
     since: Instant,
@@ -28,8 +29,8 @@ pub struct Hold<'a> {
     waiting: Option<(Instant, Backoff)>,
 }
 
-impl<'a> Hold<'a> {
-    pub fn new(shared: &'a Shared, dependency: Dependency, since: Option<Instant>) -> Self {
+impl<'a, S: Servers> Hold<'a, S> {
+    pub fn new(shared: &'a Shared<S>, dependency: Dependency, since: Option<Instant>) -> Self {
         Self { shared, dependency, since: since.unwrap_or_else(Instant::now), waiting: None }
     }
 
@@ -78,7 +79,7 @@ impl<'a> Hold<'a> {
     }
 }
 
-impl Drop for Hold<'_> {
+impl<S: Servers> Drop for Hold<'_, S> {
     fn drop(&mut self) {
         if self.waiting.is_some() {
             self.shared.metrics.holding.of(self.dependency).decrement(1);

@@ -15,9 +15,10 @@ use super::breaker::Tripped;
 use super::flush::{self, Writer, Written};
 use super::hold::HeldTooLong;
 use super::prefetch::Prefetch;
+use super::servers::{Broker, Consumer, Servers};
 use super::session::Pulse;
 use super::supervisor::Shared;
-use crate::broker::{BrokerError, Delivery, LaneConsumer};
+use crate::broker::{BrokerError, Delivery};
 use crate::event::Rules;
 use crate::fault;
 use crate::shutdown::Shutdown;
@@ -68,19 +69,20 @@ impl Trust {
 const SUSPECT: u64 = 4;
 
 /// What a write gives back: the writer for the next one.
-type Writing = Pin<Box<dyn Future<Output = (Writer, Result<Written, HeldTooLong>)> + Send>>;
+type Writing<S> = Pin<Box<dyn Future<Output = WriteEnd<S>> + Send>>;
+type WriteEnd<S> = (Writer<S>, Result<Written, HeldTooLong>);
 
-pub struct Lane {
-    shared: Shared,
+pub struct Lane<S: Servers> {
+    shared: Shared<S>,
     pulse: Arc<Pulse>,
     trust: Trust,
-    consumer: LaneConsumer,
+    consumer: <S::Broker as Broker>::Consumer,
     prefetch: Prefetch,
     bounds: Bounds,
     filling: Batch,
     /// `None` while `writing` has it.
-    writer: Option<Writer>,
-    writing: Option<Writing>,
+    writer: Option<Writer<S>>,
+    writing: Option<Writing<S>>,
     flow: Flow,
 }
 
@@ -98,12 +100,12 @@ enum Flow {
     Suspect,
 }
 
-impl Lane {
+impl<S: Servers> Lane<S> {
     pub fn new(
-        shared: Shared,
+        shared: Shared<S>,
         pulse: Arc<Pulse>,
-        consumer: LaneConsumer,
-        writer: Writer,
+        consumer: <S::Broker as Broker>::Consumer,
+        writer: Writer<S>,
         prefetch: Prefetch,
         trust: Trust,
     ) -> Self {
@@ -294,7 +296,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl<S: Servers> Drop for Lane<S> {
     /// However a lane ends, what it did not settle goes back to the broker with its channel.
     fn drop(&mut self) {
         let Shared { metrics, .. } = &self.shared;
@@ -307,7 +309,7 @@ impl Drop for Lane {
 }
 
 /// The end of the running write. Cancel-safe: the future stays where it is.
-async fn finished(writing: &mut Option<Writing>) -> (Writer, Result<Written, HeldTooLong>) {
+async fn finished<S: Servers>(writing: &mut Option<Writing<S>>) -> WriteEnd<S> {
     match writing {
         Some(writing) => writing.await,
         None => std::future::pending().await,

@@ -18,15 +18,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::flush::Writer;
-use super::generation;
 use super::lane::{Lane, LaneEnd, LaneError, Trust};
 use super::prefetch::Prefetch;
+use super::servers::{Broker, Servers};
 use super::supervisor::{Drained, Shared};
-use crate::broker::{self, BrokerError};
+use crate::broker::BrokerError;
 use crate::projection::ProjectionError;
 use crate::retry::Class;
 use crate::shutdown::Shutdown;
-use crate::store::{self, EventStore, StoreError};
+use crate::store::StoreError;
 use crate::telemetry::Dependency;
 
 /// Why a session could not begin, or ended.
@@ -98,7 +98,7 @@ pub struct Pulse {
 pub const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Opens a session and runs it to its end.
-pub async fn run(shared: &Shared, drain: &Shutdown) -> Result<Ended, SessionError> {
+pub async fn run<S: Servers>(shared: &Shared<S>, drain: &Shutdown) -> Result<Ended, SessionError> {
     let Some(opened) = drain.run_until_drain(Session::open(shared)).await else {
         return Ok(Ended::Drained(Drained::Whole));
     };
@@ -112,35 +112,32 @@ pub async fn run(shared: &Shared, drain: &Shutdown) -> Result<Ended, SessionErro
     ended
 }
 
-struct Session<'a> {
-    shared: &'a Shared,
-    broker: broker::Session,
+struct Session<'a, S: Servers> {
+    shared: &'a Shared<S>,
+    broker: S::Broker,
     /// One for each lane that has not begun.
-    stores: Vec<EventStore>,
+    stores: Vec<S::Store>,
     tasks: JoinSet<Result<LaneEnd, LaneError>>,
     pulse: Arc<Pulse>,
     /// Drains this session alone.
     stop: Shutdown,
 }
 
-impl<'a> Session<'a> {
+impl<'a, S: Servers> Session<'a, S> {
     /// The stores first, then the broker: consuming begins with the last step.
-    async fn open(shared: &'a Shared) -> Result<Self, SessionError> {
-        let Shared { config, health, .. } = shared;
+    async fn open(shared: &'a Shared<S>) -> Result<Self, SessionError> {
+        let Shared { config, servers, health, .. } = shared;
         let mut stores = Vec::new();
         for _ in 0..config.ingest.lanes {
-            stores.push(EventStore::connect(&config.store).await?);
+            stores.push(servers.store().await?);
         }
         // A write: a store that answers but takes nothing would be held for again, and each such
         // session raises the delivery count of what it had taken.
-        store::probe(&config.store).await?;
+        servers.probe_store().await?;
         health.up(Dependency::Postgres);
-        shared.projection.ensure_noeviction().await?;
-        generation::look(shared).await?;
-        shared.projection.probe().await?;
+        servers.probe_projection().await?;
         health.up(Dependency::Redis);
-        broker::topology::ensure(&config.broker).await?;
-        let broker = broker::Session::open(&config.broker).await?;
+        let broker = servers.broker().await?;
         let (tasks, pulse, stop) = (JoinSet::new(), Arc::default(), Shutdown::new());
         let mut session = Self { shared, broker, stores, tasks, pulse, stop };
         session.begin_lane(Trust::Probation).await?;
@@ -162,7 +159,7 @@ impl<'a> Session<'a> {
 
     /// Until the lanes have drained, one of them fails, or the drain's deadline passes.
     async fn run(&mut self, drain: &Shutdown) -> Result<Ended, SessionError> {
-        let queue = &self.shared.config.broker.queue;
+        let queue = &self.shared.config.queue;
         tracing::info!(queue, "consuming, one message at a time until one went well");
         let pulse = self.pulse.clone();
         let mut watchdog = Watchdog::new();
@@ -175,7 +172,10 @@ impl<'a> Session<'a> {
         };
         tokio::pin!(too_late);
         loop {
+            // In order, so that the same events always take the same course. None of them can
+            // starve the others: each is rare, or ends the loop.
             tokio::select! {
+                biased;
                 joined = self.tasks.join_next() => match joined {
                     None if suspect && !drain.is_draining() => return Ok(Ended::Suspect),
                     None => return Ok(Ended::Drained(Drained::Whole)),
@@ -225,7 +225,7 @@ impl Watchdog {
         Self { due: now + Self::LOOK, moves: 0, since: now }
     }
 
-    async fn look(&mut self, pulse: &Pulse, broker: &broker::Session) -> Result<(), SessionError> {
+    async fn look(&mut self, pulse: &Pulse, broker: &impl Broker) -> Result<(), SessionError> {
         let now = Instant::now();
         self.due = now + Self::LOOK;
         let moves = pulse.moves.load(Ordering::Relaxed);
@@ -238,8 +238,8 @@ impl Watchdog {
             return Ok(());
         }
         // Not to be had under an alarm, when the broker reads nothing: then there is no verdict.
-        let Ok(depth) = broker.depth().await else { return Ok(()) };
-        match depth.queue.ready {
+        let Ok(ready) = broker.ready().await else { return Ok(()) };
+        match ready {
             0 => Ok(()),
             ready => {
                 let seconds = (now - self.since).as_secs();

@@ -4,7 +4,6 @@
 //! said once, and never ends the process.
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Breaker, Tripped};
 use super::lane::LaneError;
+use super::servers::Servers;
 use super::session::{self, Ended, SessionError};
 use crate::config;
 use crate::event::Limits;
@@ -24,21 +24,19 @@ use crate::telemetry::{Dependency, Metrics, chain};
 
 /// What every lane of a worker reads. Cheap to clone.
 #[derive(Clone)]
-pub struct Shared {
+pub struct Shared<S> {
     pub config: Arc<WorkerConfig>,
-    pub projection: Projection,
+    pub servers: S,
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
     /// Keys that were shouted about already. Bounded by the keys that exist, and those are rare.
     pub wrong_type_log: Arc<Mutex<HashSet<String>>>,
     pub breaker: Arc<Mutex<Breaker>>,
-    /// Whether the last look found Redis without a generation.
-    pub generation_missing: Arc<AtomicBool>,
 }
 
 pub struct WorkerConfig {
-    pub broker: config::Broker,
-    pub store: config::Store,
+    /// Its name, for the log.
+    pub queue: String,
     pub ingest: config::Ingest,
     pub sets: Sets,
     pub limits: Limits,
@@ -103,13 +101,14 @@ pub async fn beating<T>(health: &Health, work: impl Future<Output = T>) -> T {
 }
 
 /// Runs sessions until `drain`, and then one drain.
-pub async fn run(shared: &Shared, drain: &Shutdown) -> Drained {
+pub async fn run<S: Servers>(shared: &Shared<S>, drain: &Shutdown) -> Drained {
     let ingest = &shared.config.ingest;
     let mut backoff = Backoff::new(ingest.retry_min, ingest.retry_max);
     let mut last_said = String::new();
     loop {
         let began = Instant::now();
-        let ended = session::run(shared, drain).await;
+        // Boxed: one for hours, and its type is a deep one.
+        let ended = Box::pin(session::run(shared, drain)).await;
         shared.health.down(Dependency::Rabbitmq, "no session");
         let error = match ended {
             Ok(Ended::Drained(drained)) => return drained,
@@ -138,7 +137,7 @@ pub async fn run(shared: &Shared, drain: &Shutdown) -> Drained {
 }
 
 /// Takes nothing until somebody says so, or long enough has passed to try a window more.
-async fn stand_by(shared: &Shared, tripped: &Tripped, drain: &Shutdown) {
+async fn stand_by<S>(shared: &Shared<S>, tripped: &Tripped, drain: &Shutdown) {
     let wait = shared.config.ingest.breaker_wait;
     let why = tripped.to_string();
     shared.health.down(Dependency::Rabbitmq, &why);
@@ -161,7 +160,7 @@ async fn stand_by(shared: &Shared, tripped: &Tripped, drain: &Shutdown) {
 }
 
 /// Logs a failure once, and again only when it is another one.
-fn report(shared: &Shared, error: &SessionError, last_said: &mut String) {
+fn report<S>(shared: &Shared<S>, error: &SessionError, last_said: &mut String) {
     let (class, said) = (error.class(), chain(error));
     shared.metrics.session_errors.of(class).increment(1);
     if let Some(dependency) = error.dependency() {

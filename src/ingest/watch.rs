@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use super::generation;
+use super::servers::Real;
 use super::session::SessionError;
 use super::supervisor::Shared;
 use crate::store;
@@ -14,13 +15,13 @@ use crate::telemetry::{Dependency, Label, chain};
 const LOOK: Duration = Duration::from_secs(5);
 
 /// For as long as it is polled.
-pub async fn run(shared: &Shared) -> Infallible {
+pub async fn run(shared: &Shared<Real>) -> Infallible {
     let mut postgres = Seen::new(Dependency::Postgres);
     let mut redis = Seen::new(Dependency::Redis);
     loop {
         tokio::time::sleep(LOOK).await;
         let (stored, projected) =
-            tokio::join!(store::ping(&shared.config.store), look_at_redis(shared));
+            tokio::join!(store::ping(&shared.servers.store), look_at_redis(&shared.servers));
         postgres.note(shared, stored.map(drop).map_err(|error| chain(&error)));
         match projected {
             // Told by the other look.
@@ -31,9 +32,9 @@ pub async fn run(shared: &Shared) -> Infallible {
 }
 
 /// That it answers, keeps what it is given, and has not been emptied.
-async fn look_at_redis(shared: &Shared) -> Result<(), SessionError> {
-    shared.projection.ensure_noeviction().await?;
-    generation::look(shared).await
+async fn look_at_redis(servers: &Real) -> Result<(), SessionError> {
+    servers.projection.ensure_noeviction().await?;
+    generation::look(servers).await
 }
 
 /// What the last look found. A lane that holds a batch knows better than a look: only what a look
@@ -48,7 +49,7 @@ impl Seen {
         Self { dependency, down: false }
     }
 
-    fn note(&mut self, shared: &Shared, looked: Result<(), String>) {
+    fn note(&mut self, shared: &Shared<Real>, looked: Result<(), String>) {
         let dependency = self.dependency.as_str();
         match looked {
             Ok(()) if self.down => {

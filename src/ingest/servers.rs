@@ -1,0 +1,182 @@
+//! What ingest asks of the three servers. The real ones answer here; the simulation has models of
+//! them that fail, reorder and lose (`sim`). Decides nothing.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::generation;
+use super::session::SessionError;
+use crate::broker::{self, BrokerError, DeadLetter, Delivery, LaneConsumer, Tokens};
+use crate::config;
+use crate::projection::{Applied, KeyAdditions, Mark, Projection, ProjectionError};
+use crate::store::{self, EventStore, Row, StoreError, Stored};
+use crate::telemetry::Metrics;
+
+/// The way to all three. Cheap to clone.
+pub trait Servers: Clone + Send + Sync + 'static {
+    type Broker: Broker;
+    type Store: Store;
+
+    /// A lane's own connection to Postgres.
+    fn store(&self) -> impl Future<Output = Result<Self::Store, StoreError>> + Send;
+
+    /// That Postgres takes a write.
+    fn probe_store(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// That Redis takes a write, keeps what it is given and has not been emptied.
+    fn probe_projection(&self) -> impl Future<Output = Result<(), SessionError>> + Send;
+
+    /// See [`Projection::apply`].
+    fn apply(
+        &self,
+        additions: &[KeyAdditions<'_>],
+        mark: &Mark,
+    ) -> impl Future<Output = Result<Applied, ProjectionError>> + Send;
+
+    /// A new session's connection to RabbitMQ, where the queue is known to be as it should.
+    fn broker(&self) -> impl Future<Output = Result<Self::Broker, BrokerError>> + Send;
+}
+
+/// One life of the broker's connections.
+pub trait Broker: Send + Sync {
+    type Consumer: Consumer;
+
+    /// A channel with a consumer that has at most `prefetch` deliveries unsettled.
+    fn lane(
+        &self,
+        prefetch: u16,
+    ) -> impl Future<Output = Result<Self::Consumer, BrokerError>> + Send;
+
+    /// Messages that wait in the queue.
+    fn ready(&self) -> impl Future<Output = Result<u32, BrokerError>> + Send;
+
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// One channel with its consumer: see [`LaneConsumer`], whose methods these are.
+pub trait Consumer: Send + 'static {
+    fn next(&mut self) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send;
+    fn cancel(&mut self) -> impl Future<Output = Result<(), BrokerError>> + Send;
+    fn resume(&mut self, prefetch: u16) -> impl Future<Output = Result<(), BrokerError>> + Send;
+    fn condemn(
+        &mut self,
+        letters: &[DeadLetter<'_>],
+    ) -> impl Future<Output = Result<(), BrokerError>> + Send;
+    fn settle(&mut self, tokens: Tokens) -> impl Future<Output = Result<u64, BrokerError>> + Send;
+    fn in_flight(&self) -> u64;
+    fn is_connected(&self) -> bool;
+}
+
+/// One connection to Postgres: see [`EventStore`], whose methods these are.
+pub trait Store: Send + 'static {
+    fn insert(
+        &mut self,
+        rows: &[Row<'_>],
+    ) -> impl Future<Output = Result<Stored, StoreError>> + Send;
+    fn is_broken(&self) -> bool;
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// The servers of the configuration.
+#[derive(Clone)]
+pub struct Real {
+    pub broker: config::Broker,
+    pub store: config::Store,
+    pub projection: Projection,
+    pub metrics: Arc<Metrics>,
+    /// Whether the last look found Redis without a generation.
+    pub generation_missing: Arc<AtomicBool>,
+}
+
+impl Servers for Real {
+    type Broker = broker::Session;
+    type Store = EventStore;
+
+    async fn store(&self) -> Result<EventStore, StoreError> {
+        EventStore::connect(&self.store).await
+    }
+
+    async fn probe_store(&self) -> Result<(), StoreError> {
+        store::probe(&self.store).await
+    }
+
+    async fn probe_projection(&self) -> Result<(), SessionError> {
+        self.projection.ensure_noeviction().await?;
+        generation::look(self).await?;
+        Ok(self.projection.probe().await?)
+    }
+
+    async fn apply(
+        &self,
+        additions: &[KeyAdditions<'_>],
+        mark: &Mark,
+    ) -> Result<Applied, ProjectionError> {
+        self.projection.apply(additions, mark).await
+    }
+
+    async fn broker(&self) -> Result<broker::Session, BrokerError> {
+        broker::topology::ensure(&self.broker).await?;
+        broker::Session::open(&self.broker).await
+    }
+}
+
+impl Broker for broker::Session {
+    type Consumer = LaneConsumer;
+
+    async fn lane(&self, prefetch: u16) -> Result<LaneConsumer, BrokerError> {
+        self.lane(prefetch).await
+    }
+
+    async fn ready(&self) -> Result<u32, BrokerError> {
+        Ok(self.depth().await?.queue.ready)
+    }
+
+    async fn close(self) {
+        self.close().await;
+    }
+}
+
+impl Consumer for LaneConsumer {
+    async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        self.next().await
+    }
+
+    async fn cancel(&mut self) -> Result<(), BrokerError> {
+        self.cancel().await
+    }
+
+    async fn resume(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.resume(prefetch).await
+    }
+
+    async fn condemn(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), BrokerError> {
+        self.condemn(letters).await
+    }
+
+    async fn settle(&mut self, tokens: Tokens) -> Result<u64, BrokerError> {
+        self.settle(tokens).await
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.in_flight()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.is_connected()
+    }
+}
+
+impl Store for EventStore {
+    async fn insert(&mut self, rows: &[Row<'_>]) -> Result<Stored, StoreError> {
+        self.insert(rows).await
+    }
+
+    fn is_broken(&self) -> bool {
+        self.is_broken()
+    }
+
+    async fn close(self) {
+        self.close().await;
+    }
+}
