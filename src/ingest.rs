@@ -13,6 +13,8 @@ mod lane;
 pub mod prefetch;
 pub mod servers;
 mod session;
+#[cfg(test)]
+mod simulation;
 pub mod supervisor;
 pub mod watch;
 

@@ -192,6 +192,21 @@ async fn consume(
 }
 
 impl Incoming {
+    /// For a model of the broker: JSON, and nothing else to it.
+    #[cfg(test)]
+    pub fn bare(body: Bytes, delivery_count: u64) -> Incoming {
+        Incoming {
+            body,
+            content_type: None,
+            cloud_event: Vec::new(),
+            redelivered: delivery_count > 0,
+            delivery_count,
+            exchange: String::new(),
+            routing_key: String::new(),
+            properties: Properties(BasicProperties::default()),
+        }
+    }
+
     fn from_lapin(delivery: lapin::message::Delivery) -> Incoming {
         let properties = delivery.properties;
         let content_type = properties.content_type().as_ref();

@@ -18,6 +18,14 @@ pub struct Token {
     pub(super) tag: u64,
 }
 
+#[cfg(test)]
+impl Token {
+    /// For a model of the broker.
+    pub fn new(lane: u64, tag: u64) -> Token {
+        Token { lane, tag }
+    }
+}
+
 /// A run of tokens that is settled together.
 #[derive(Debug, Default)]
 #[must_use = "tokens that are dropped are deliveries that this session can never settle"]
@@ -59,7 +67,7 @@ impl Tokens {
     }
 
     /// The last tag of the run, if it is whole and begins right after `settled`.
-    fn last_after(&self, lane: u64, settled: u64) -> Result<Option<u64>, BrokerError> {
+    pub(crate) fn last_after(&self, lane: u64, settled: u64) -> Result<Option<u64>, BrokerError> {
         let out_of_order = |expected, got| Err(BrokerError::OutOfOrder { expected, got });
         match (&self.broken, &self.run) {
             (Some((expected, got)), _) => out_of_order(*expected, *got),

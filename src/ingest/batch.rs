@@ -35,8 +35,11 @@ pub struct Batch {
     pub largest: usize,
     /// Whether one of the deliveries may be what killed whoever had it before.
     pub suspect: bool,
-    /// When the first delivery came: by the clock that only goes forward, and by the wall's.
+    /// When the first delivery was put in.
     pub opened: Option<Instant>,
+    /// When the first delivery came from the broker, whose patience counts from there; and by the
+    /// wall's clock when it was put in.
+    pub arrived: Option<Instant>,
     pub first_seen: Option<OffsetDateTime>,
 }
 
@@ -53,7 +56,7 @@ pub struct Taken<T> {
 impl Batch {
     /// Decodes a delivery into the batch. A message of many events is never split: its token is
     /// one, so the batch may end above `events_max` by one message.
-    pub fn push(&mut self, taken: Delivery, rules: Rules<'_>, now: Instant) {
+    pub fn push(&mut self, taken: Delivery, rules: Rules<'_>, arrived: Instant, now: Instant) {
         let Delivery { message, token } = taken;
         let delivery = self.deliveries.len();
         let (events, rejected) = (&mut self.events, &mut self.rejected);
@@ -73,6 +76,7 @@ impl Batch {
         self.bytes += message.body.len() + added;
         self.largest = self.largest.max(message.body.len());
         self.opened.get_or_insert(now);
+        self.arrived.get_or_insert(arrived);
         self.first_seen.get_or_insert(rules.now);
         self.deliveries.push(message);
         self.tokens.push(token);

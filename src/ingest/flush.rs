@@ -33,7 +33,7 @@ pub struct Written {
     tokens: Tokens,
     deliveries: Vec<Incoming>,
     condemned: Vec<Condemned>,
-    opened: Option<Instant>,
+    arrived: Option<Instant>,
     first_seen: Option<OffsetDateTime>,
     good: u64,
     /// The largest body, for the lane's prefetch.
@@ -58,20 +58,20 @@ impl<S: Servers> Writer<S> {
 
     /// Postgres, then Redis. Holds the batch while either is away, up to `hold_max`.
     pub async fn write(&mut self, batch: Batch) -> Result<Written, HeldTooLong> {
-        let Batch { tokens, deliveries, mut events, rejected, opened, first_seen, .. } = batch;
+        let Batch { tokens, deliveries, mut events, rejected, arrived, first_seen, .. } = batch;
         let mut condemned: Vec<_> = rejected.into_iter().map(Condemned::rejected).collect();
         fault::point("before_commit");
         // A crash before the COMMIT: nothing happened, the broker delivers again.
-        let stored = self.store(&events, opened).await?;
+        let stored = self.store(&events, arrived).await?;
         fault::point("after_commit");
         // A crash between COMMIT and SADD: the redelivery finds duplicates, and adds their members
         // all the same. So this takes every event but the refused, not just the new rows.
         take_refused(&mut events, stored, &mut condemned);
-        self.project(&events, opened).await?;
+        self.project(&events, arrived).await?;
         fault::point("after_redis");
         // A crash from here on: SADD again changes nothing. See `settle` for the rest.
         let (good, largest, suspect) = (events.len() as u64, batch.largest, batch.suspect);
-        Ok(Written { tokens, deliveries, condemned, opened, first_seen, good, largest, suspect })
+        Ok(Written { tokens, deliveries, condemned, arrived, first_seen, good, largest, suspect })
     }
 
     pub async fn close(self) {
@@ -171,7 +171,7 @@ pub async fn settle<S: Servers>(
     consumer: &mut impl Consumer,
     written: Written,
 ) -> Result<(), LaneError> {
-    let Written { tokens, deliveries, condemned, opened, first_seen, good, .. } = written;
+    let Written { tokens, deliveries, condemned, arrived, first_seen, good, .. } = written;
     let started = Instant::now();
     let letters: Vec<DeadLetter<'_>> = condemned
         .iter()
@@ -185,7 +185,7 @@ pub async fn settle<S: Servers>(
             first_seen: first_seen.unwrap_or_else(OffsetDateTime::now_utc),
         })
         .collect();
-    let mut hold = Hold::new(shared, Dependency::Rabbitmq, opened);
+    let mut hold = Hold::new(shared, Dependency::Rabbitmq, arrived);
     while let Err(error) = consumer.condemn(&letters).await {
         if !consumer.is_connected() {
             return Err(error.into());

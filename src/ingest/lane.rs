@@ -1,7 +1,11 @@
 //! A lane: one channel, one consumer and one Postgres connection, in one task that is the only one
 //! to settle on that channel. While one batch is written the next one fills; batches finish in
 //! order, so one `basic.ack(multiple)` settles a batch.
+//!
+//! It reads whatever was sent, also while it has no use for it: so it knows what waits in memory,
+//! and since when, and stops the flow when that weighs too much.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -79,6 +83,10 @@ pub struct Lane<S: Servers> {
     consumer: <S::Broker as Broker>::Consumer,
     prefetch: Prefetch,
     bounds: Bounds,
+    /// Read and not decoded: the filling batch is full. With when each came.
+    waiting: VecDeque<(Delivery, Instant)>,
+    /// The bodies of those.
+    waiting_bytes: usize,
     filling: Batch,
     /// `None` while `writing` has it.
     writer: Option<Writer<S>>,
@@ -92,6 +100,8 @@ enum Flow {
     Open,
     /// Cancelled, to be opened again with another prefetch once what was sent has been read.
     Reopening,
+    /// The same, read to the end: opened again when nothing waits.
+    Reopenable,
     /// Cancelled for good.
     Draining,
     /// Read to the end.
@@ -125,6 +135,8 @@ impl<S: Servers> Lane<S> {
             consumer,
             prefetch,
             bounds,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
             filling: Batch::default(),
             writer: Some(writer),
             writing: None,
@@ -144,17 +156,21 @@ impl<S: Servers> Lane<S> {
     async fn work(&mut self, drain: &Shutdown) -> Result<LaneEnd, LaneError> {
         loop {
             self.begin_write(false);
-            if self.writing.is_none() && self.filling.is_empty() {
+            if self.flow == Flow::Reopenable && self.waiting.is_empty() {
+                self.consumer.resume(self.prefetch.now()).await?;
+                self.flow = Flow::Open;
+            }
+            if self.writing.is_none() && self.waiting.is_empty() && self.filling.is_empty() {
                 match self.flow {
                     Flow::Drained => return Ok(LaneEnd::Drained),
                     Flow::Suspect => return Ok(LaneEnd::Suspect),
-                    Flow::Open | Flow::Reopening | Flow::Draining => {}
+                    Flow::Open | Flow::Reopening | Flow::Reopenable | Flow::Draining => {}
                 }
             }
             let reads = matches!(self.flow, Flow::Open | Flow::Reopening | Flow::Draining);
-            let room = reads && !self.filling.is_full(self.bounds);
+            let may_fill = !self.waiting.is_empty() && !self.filling.is_full(self.bounds);
             let may_begin = self.writing.is_none() && !self.filling.is_empty();
-            let may_drain = matches!(self.flow, Flow::Open | Flow::Reopening);
+            let may_drain = matches!(self.flow, Flow::Open | Flow::Reopening | Flow::Reopenable);
             tokio::select! {
                 biased;
                 () = drain.draining(), if may_drain => self.drain().await?,
@@ -164,7 +180,8 @@ impl<S: Servers> Lane<S> {
                     self.finish(written?).await?;
                 }
                 // Cancel-safe: a delivery leaves the client's buffer only when it is returned.
-                delivery = self.consumer.next(), if room => self.take(delivery?).await?,
+                delivery = self.consumer.next(), if reads => self.take(delivery?).await?,
+                () = std::future::ready(()), if may_fill => self.fill(),
                 // Polled only when nothing is at hand: an idle lane does not wait for company.
                 () = std::future::ready(()), if may_begin => self.begin_write(true),
             }
@@ -173,7 +190,7 @@ impl<S: Servers> Lane<S> {
 
     /// Closes the filling batch and starts to write it, if it is time and nothing is being written.
     fn begin_write(&mut self, idle: bool) {
-        let draining = !matches!(self.flow, Flow::Open | Flow::Reopening);
+        let draining = !matches!(self.flow, Flow::Open | Flow::Reopening | Flow::Reopenable);
         let now = Instant::now();
         let Some(trigger) = self.filling.trigger(self.bounds, now, idle, draining) else {
             return;
@@ -199,12 +216,14 @@ impl<S: Servers> Lane<S> {
     /// Takes a delivery, and those that are at hand behind it.
     async fn take(&mut self, first: Option<Delivery>) -> Result<(), LaneError> {
         let shared = self.shared.clone();
-        let (wall, arrived) = (time::OffsetDateTime::now_utc(), Instant::now());
-        let rules = Rules { sets: &shared.config.sets, limits: &shared.config.limits, now: wall };
+        let (now, arrived) = (time::OffsetDateTime::now_utc(), Instant::now());
         let mut next = first;
         let mut taken = 0;
         loop {
-            let Some(delivery) = next else { return self.read_to_the_end().await };
+            let Some(delivery) = next else {
+                self.read_to_the_end();
+                return Ok(());
+            };
             self.count(&delivery);
             fault::point("after_delivery");
             let suspect = delivery.message.delivery_count >= SUSPECT;
@@ -213,11 +232,21 @@ impl<S: Servers> Lane<S> {
                 self.flow = Flow::Suspect;
                 return Ok(());
             }
-            fault::poison(&delivery.message.body);
-            self.filling.push(delivery, rules, arrived);
-            self.filling.suspect |= suspect;
+            if self.waiting.is_empty() && !self.filling.is_full(self.bounds) {
+                self.decode(delivery, arrived, shared.rules(now));
+            } else {
+                self.waiting_bytes += delivery.message.body.len();
+                self.waiting.push_back((delivery, arrived));
+            }
+            if self.waiting_bytes > shared.config.ingest.prefetch_bytes && self.flow == Flow::Open {
+                // Bodies have grown, and nothing can be done for what is here but to stop the flow.
+                // What is on its way counts as returned, once.
+                let largest = self.waiting.iter().map(|(waits, _)| waits.message.body.len()).max();
+                let prefetch = self.prefetch.narrow(largest.unwrap_or_default());
+                return self.reopen(prefetch).await;
+            }
             taken += 1;
-            if taken == TURN || self.filling.is_full(self.bounds) {
+            if taken == TURN {
                 return Ok(());
             }
             next = match self.consumer.next().now_or_never() {
@@ -225,6 +254,26 @@ impl<S: Servers> Lane<S> {
                 None => return Ok(()),
             };
         }
+    }
+
+    /// Decodes some of what waits.
+    fn fill(&mut self) {
+        let shared = self.shared.clone();
+        let now = time::OffsetDateTime::now_utc();
+        for _ in 0..TURN {
+            if self.filling.is_full(self.bounds) {
+                return;
+            }
+            let Some((delivery, arrived)) = self.waiting.pop_front() else { return };
+            self.waiting_bytes -= delivery.message.body.len();
+            self.decode(delivery, arrived, shared.rules(now));
+        }
+    }
+
+    fn decode(&mut self, delivery: Delivery, arrived: Instant, rules: Rules<'_>) {
+        fault::poison(&delivery.message.body);
+        self.filling.suspect |= delivery.message.delivery_count >= SUSPECT;
+        self.filling.push(delivery, rules, arrived, Instant::now());
     }
 
     /// Before anything is done with it, so that the books balance however it ends.
@@ -242,14 +291,11 @@ impl<S: Servers> Lane<S> {
     }
 
     /// A cancelled consumer has given everything that was sent to it.
-    async fn read_to_the_end(&mut self) -> Result<(), LaneError> {
-        if self.flow == Flow::Reopening {
-            self.consumer.resume(self.prefetch.now()).await?;
-            self.flow = Flow::Open;
-        } else {
-            self.flow = Flow::Drained;
-        }
-        Ok(())
+    fn read_to_the_end(&mut self) {
+        self.flow = match self.flow {
+            Flow::Reopening => Flow::Reopenable,
+            _ => Flow::Drained,
+        };
     }
 
     /// The batch is in both stores: condemn, ack, and see whether more may wait from now on.
@@ -291,7 +337,10 @@ impl<S: Servers> Lane<S> {
         if self.flow == Flow::Open {
             self.consumer.cancel().await?;
         }
-        self.flow = Flow::Draining;
+        self.flow = match self.flow {
+            Flow::Reopenable => Flow::Drained,
+            _ => Flow::Draining,
+        };
         Ok(())
     }
 }

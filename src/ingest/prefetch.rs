@@ -34,13 +34,23 @@ impl Prefetch {
         self.now
     }
 
+    /// What waits weighs too much already: for bodies of this size, at once.
+    pub fn narrow(&mut self, largest: usize) -> u16 {
+        self.largest = self.largest.max(largest).max(1);
+        self.now = self.fits().min(START);
+        self.now
+    }
+
+    fn fits(&self) -> u16 {
+        u16::try_from(self.bytes / self.largest).unwrap_or(u16::MAX).clamp(1, self.max)
+    }
+
     /// A batch was written whole, its largest body being `largest`, while `in_flight` deliveries
     /// were with us. Gives the new prefetch, where it should change: that costs a cancel and a
     /// consume, so it is not done for little.
     pub fn after_batch(&mut self, largest: usize, in_flight: u64) -> Option<u16> {
         self.largest = (self.largest - self.largest / 4).max(largest).max(1);
-        let fits = u16::try_from(self.bytes / self.largest).unwrap_or(u16::MAX);
-        let fits = fits.clamp(1, self.max);
+        let fits = self.fits();
         self.quiet = if in_flight < u64::from(START / 2) { self.quiet + 1 } else { 0 };
         let wanted = if self.quiet >= QUIET {
             fits.min(START)

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Tripped};
@@ -14,7 +15,7 @@ use super::lane::LaneError;
 use super::servers::Servers;
 use super::session::{self, Ended, SessionError};
 use crate::config;
-use crate::event::Limits;
+use crate::event::{Limits, Rules};
 use crate::health::Health;
 use crate::projection::Projection;
 use crate::retry::{Backoff, Class};
@@ -32,6 +33,13 @@ pub struct Shared<S> {
     /// Keys that were shouted about already. Bounded by the keys that exist, and those are rare.
     pub wrong_type_log: Arc<Mutex<HashSet<String>>>,
     pub breaker: Arc<Mutex<Breaker>>,
+}
+
+impl<S> Shared<S> {
+    /// What a decoder needs to know.
+    pub fn rules(&self, now: OffsetDateTime) -> Rules<'_> {
+        Rules { sets: &self.config.sets, limits: &self.config.limits, now }
+    }
 }
 
 pub struct WorkerConfig {

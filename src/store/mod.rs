@@ -18,6 +18,7 @@ mod statements;
 pub use admin::{Server, count_events, is_empty, ping, ping_replica, probe};
 pub use error::{Cause, StoreError};
 pub use events::{EventStore, Refusal, Refused, Row, Stored};
+#[cfg(test)]
 pub use insert::{Table, insert};
 pub use migrate::{Applied, MigrationReport, SchemaState, migrate, schema_state};
 pub use partitions::{Partition, list, make_ahead};
