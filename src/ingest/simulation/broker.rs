@@ -15,8 +15,9 @@ use crate::ingest::servers::{Broker, Consumer};
 
 /// Returns before a message is dead-lettered. Far above what the faults of one run can cause.
 const DELIVERY_LIMIT: u64 = 30;
-/// A hold, and the longest try at its end: a statement that hangs, halved, and its other half.
-const CONSUMER_TIMEOUT: Duration = Duration::from_secs(HOLD_MAX.as_secs() + 60);
+/// A hold, and the longest try at its end: a statement that hangs, or a search for bad rows in which
+/// each of a hundred statements is slow.
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(HOLD_MAX.as_secs() + 80);
 
 pub struct Letter {
     pub reason: &'static str,

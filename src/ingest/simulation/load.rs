@@ -72,7 +72,7 @@ impl Load {
             };
             load.messages.push(Message { number, body: text.into(), elements, poison: false });
         }
-        if dice.permille(100) {
+        if dice.permille(200) {
             let number = load.messages.len();
             let text = format!("{{\"{POISON}\":1}}");
             let element = Element { text: text.clone(), fate: Fate::Condemned("missing_id") };

@@ -18,9 +18,8 @@ pub struct Faults {
     pub projection: u32,
     pub broker: u32,
     pub duplicates: u32,
-    /// An outage of one store: steps on it fail until this moment of the run.
-    pub store_away: (Duration, Duration),
-    pub projection_away: (Duration, Duration),
+    pub store_away: Outage,
+    pub projection_away: Outage,
     /// Connections cut and processes killed, each at a random moment.
     pub cuts: u64,
     pub crashes: u64,
@@ -40,14 +39,7 @@ impl Faults {
         let (store, projection) = (rate(&[0, 0, 20, 200]), rate(&[0, 0, 20, 200]));
         let (broker, duplicates) = (rate(&[0, 0, 20, 100]), rate(&[0, 50, 400]));
         let span = dice.millis(100, 20_000);
-        let mut away = || match dice.permille(200) {
-            true => {
-                let from = dice.millis(0, 10_000);
-                (from, from + dice.millis(100, 200_000))
-            }
-            false => (Duration::ZERO, Duration::ZERO),
-        };
-        let (store_away, projection_away) = (away(), away());
+        let (store_away, projection_away) = (Outage::new(dice), Outage::new(dice));
         Faults {
             store,
             projection,
@@ -63,6 +55,35 @@ impl Faults {
             wrong_type: dice.permille(100),
             slow: dice.pick(&[2, 20, 300]),
         }
+    }
+}
+
+/// Steps on a store fail from one moment of the run to another.
+#[derive(Clone, Copy, Default)]
+pub struct Outage {
+    from: Duration,
+    to: Duration,
+    /// But for a second after each so many: long enough for a batch, not for all that waits.
+    blinks: Option<Duration>,
+}
+
+impl Outage {
+    fn new(dice: &mut Dice) -> Outage {
+        if !dice.permille(200) {
+            return Outage::default();
+        }
+        let from = dice.millis(0, 10_000);
+        let to = from + dice.millis(100, 200_000);
+        let blinks = dice.permille(500).then(|| dice.millis(3_000, 38_000));
+        Outage { from, to, blinks }
+    }
+
+    fn holds(self, at: Duration) -> bool {
+        let blink = self.blinks.is_some_and(|every| {
+            let since = at.saturating_sub(self.from).as_millis();
+            since % (every.as_millis() + 1000) >= every.as_millis()
+        });
+        (self.from..self.to).contains(&at) && !blink
     }
 }
 
@@ -126,8 +147,8 @@ impl World {
         !self.calm && self.dice.permille(permille)
     }
 
-    pub fn is_away(&self, (from, to): (Duration, Duration)) -> bool {
-        !self.calm && (from..to).contains(&self.began.elapsed())
+    pub fn is_away(&self, outage: Outage) -> bool {
+        !self.calm && outage.holds(self.began.elapsed())
     }
 
     /// An element's fate is sealed: it is where it must be. Judged with each ack.
@@ -314,7 +335,7 @@ pub async fn faults(sim: Sim) {
     }
     let end = {
         let world = sim.lock();
-        world.faults.store_away.1.max(world.faults.projection_away.1)
+        world.faults.store_away.to.max(world.faults.projection_away.to)
     };
     tokio::time::sleep_until(began + end).await;
 }
