@@ -25,7 +25,12 @@ pub async fn worker(config: Config) -> Result<Outcome> {
     telemetry::init(config.log_format, &config.log_filter)?;
     let shutdown = Shutdown::new();
     let _signals = shutdown.listen().context("listening for signals")?;
-    info!(version = env!("CARGO_PKG_VERSION"), settings = config.redacted().join(" "), "starting");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        settings = config.redacted().join(" "),
+        memory_bytes_max = config.memory_needed(),
+        "starting"
+    );
 
     // The ops endpoint first: whoever watches sees a worker that is not ready, and why.
     let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();

@@ -5,6 +5,7 @@
 
 mod error;
 mod load;
+pub mod memory;
 mod parse;
 pub mod redact;
 pub mod setting;
@@ -32,6 +33,8 @@ pub struct Config {
     pub key_prefix: String,
     pub limits: Limits,
     pub ingest: Ingest,
+    /// What a worker may take, and by whose word; `None`: nobody says.
+    pub memory: Option<memory::Allowed>,
     /// How long events stay in Postgres; `None` is for ever.
     pub retention: Option<Duration>,
     /// How long a lane holds a batch for Redis before ingest goes on without it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::error::{ConfigErrors, Problem};
+use super::memory::{self, Allowed};
 use super::parse::{self, Reader};
 #[allow(clippy::wildcard_imports)]
 // The names of the table, which is what this file goes through.
@@ -63,7 +64,9 @@ impl Config {
     ///
     /// # Errors
     /// Any of the three URLs is not set.
+    /// The memory that it needs is more than what it is allowed.
     pub fn worker(&self) -> Result<(&Broker, &Store, &Projection), ConfigErrors> {
+        self.check_memory()?;
         match (&self.broker, &self.store, &self.projection) {
             (Some(broker), Some(store), Some(projection)) => Ok((broker, store, projection)),
             (broker, store, projection) => {
@@ -77,6 +80,29 @@ impl Config {
                 Err(missing(&names))
             }
         }
+    }
+
+    /// What a worker takes in the worst case, in bytes.
+    pub fn memory_needed(&self) -> usize {
+        memory::needed(&self.ingest, self.limits.message_bytes_max)
+    }
+
+    fn check_memory(&self) -> Result<(), ConfigErrors> {
+        let needed = self.memory_needed();
+        let Some(Allowed { bytes, by }) = self.memory.filter(|allowed| allowed.bytes < needed)
+        else {
+            return Ok(());
+        };
+        let names = [
+            ROLLCALL_LANES.name,
+            ROLLCALL_PREFETCH_MAX.name,
+            ROLLCALL_PREFETCH_BYTES.name,
+            ROLLCALL_BATCH_BYTES_MAX.name,
+        ];
+        let rule = format!("may take {needed} bytes together, and {by} allows {bytes}");
+        let problem = Problem::new(names.join(" and "), rule)
+            .hint(format!("lower one of them, or raise {}", ROLLCALL_MEMORY_MAX_BYTES.name));
+        Err(ConfigErrors::new(vec![problem]))
     }
 
     /// One line a setting, as it holds: `NAME=value`, and where it came from. Of a URL only scheme,
@@ -117,6 +143,10 @@ fn read(r: &mut Reader) -> Option<Config> {
     let sets = r.grammar(&ROLLCALL_SETS, |text| Sets::parse(&key_prefix, text, ttl));
     let broker = broker(r, amqp_url.clone());
     let ingest = ingest(r);
+    let memory = match r.whole_or_none(&ROLLCALL_MEMORY_MAX_BYTES) {
+        Some(bytes) => Some(Allowed { bytes, by: ROLLCALL_MEMORY_MAX_BYTES.name }),
+        None => memory::allowed(),
+    };
     let retention = r.whole_or_none(&ROLLCALL_RETENTION_DAYS).map(parse::days);
     let limits = limits(r, &ingest, retention);
     let store = store(r, database_url.clone(), database_replica_url.clone());
@@ -131,6 +161,7 @@ fn read(r: &mut Reader) -> Option<Config> {
         key_prefix,
         limits,
         ingest,
+        memory,
         retention,
         redis_hold,
         ops: r.address(&ROLLCALL_OPS_ADDR),

@@ -167,8 +167,11 @@ lanes ROLLCALL_LANES text "2", whole("lanes", 1, 16),
 // AMQP's prefetch count is 16 bits, and 0 would mean no limit.
 prefetch_max ROLLCALL_PREFETCH_MAX text "4000", whole("deliveries", 1, 65_535),
     "Unacknowledged deliveries of one lane, once it runs warm.";
-prefetch_bytes ROLLCALL_PREFETCH_BYTES text "33554432", whole("bytes", 65_536, 1 << 32),
+prefetch_bytes ROLLCALL_PREFETCH_BYTES text "25165824", whole("bytes", 65_536, 1 << 32),
     "What the prefetched messages of one lane may weigh together.";
+memory_max_bytes ROLLCALL_MEMORY_MAX_BYTES
+    unset "268435456", whole("bytes", 1 << 26, 1 << 40),
+    "What a worker may take; unless set, what its control group or else the machine allows.";
 batch_events_max ROLLCALL_BATCH_EVENTS_MAX text "4000", whole("events", 1, 20_000),
     "A batch closes at this many events, or at half of the prefetch.";
 batch_bytes_max ROLLCALL_BATCH_BYTES_MAX text "4194304", whole("bytes", 1024, 1 << 28),

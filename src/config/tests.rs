@@ -45,7 +45,7 @@ fn an_empty_environment_gives_the_defaults() {
     let config = load(&[("PATH", "/bin"), ("rollcaller", "1")]).unwrap();
     assert_eq!(config.key_prefix, "rollcall");
     assert_eq!(config.ingest.lanes, 2);
-    assert_eq!(config.ingest.prefetch_bytes, 33_554_432);
+    assert_eq!(config.ingest.prefetch_bytes, 24 << 20);
     assert_eq!(config.ingest.hold_max, Duration::from_secs(600));
     assert_eq!(config.limits.event_age_max, time::Duration::days(1826));
     assert_eq!(config.retention, None);
@@ -117,6 +117,27 @@ fn relations_are_checked_unless_a_side_is_wrong_already() {
     assert_eq!(found.len(), 6, "{found:#?}");
     let found = problems(&[("ROLLCALL_HOLD_MAX_SECS", "0"), ("ROLLCALL_DRAIN_SECS", "1699")]);
     assert_eq!(found.len(), 1, "{found:#?}");
+}
+
+#[test]
+fn a_worker_that_may_take_more_than_it_is_allowed_is_refused() {
+    let urls = [
+        ("AMQP_URL", "amqp://u:p@h/%2f"),
+        ("DATABASE_URL", "postgres://u:p@h/d"),
+        ("REDIS_URL", "redis://h"),
+    ];
+    let with = |more: &[(&str, &str)]| load(&[&urls[..], more].concat()).unwrap();
+    let needed = with(&[]).memory_needed();
+    assert!(needed <= 256 << 20, "the defaults take {needed} bytes");
+    let (enough, less) = (needed.to_string(), (needed - 1).to_string());
+    let name = "ROLLCALL_MEMORY_MAX_BYTES";
+    assert!(with(&[(name, &enough)]).worker().is_ok());
+    let short = with(&[(name, &less)]);
+    let said = short.worker().unwrap_err().to_string();
+    assert!(said.contains(&format!("and {name} allows {less}")), "{said}");
+    let wide = [("ROLLCALL_LANES", "16"), ("ROLLCALL_PREFETCH_BYTES", "4294967296")];
+    let said = with(&wide).worker().unwrap_err().to_string();
+    assert!(said.contains("ROLLCALL_PREFETCH_BYTES") && said.contains("lower one"), "{said}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod broker;
 mod dice;
 mod load;
 mod projection;
+mod queue;
 mod store;
 mod worker;
 mod world;

@@ -14,6 +14,7 @@ mod crash;
 mod dead_letters;
 mod drain;
 mod hold;
+mod memory;
 mod ops;
 mod partitions;
 mod pipeline;

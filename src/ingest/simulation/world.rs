@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::broker::Queue;
 use super::dice::Dice;
 use super::load::{Element, Fate, Key, Load, Message};
+use super::queue::Queue;
 
 /// How often things go wrong in this run, per thousand of each step. Many runs are calm in most
 /// respects: faults hide each other.

@@ -135,6 +135,15 @@ impl Worker {
         .await
     }
 
+    /// The most that was resident at any time, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the worker runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.expect("the kernel tells VmHWM in kB") << 10
+    }
+
     /// SIGTERM, and an exit code of 0 in time.
     pub async fn terminate(mut self) {
         self.signal("TERM");
