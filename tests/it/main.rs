@@ -11,6 +11,7 @@ mod cli;
 mod cloudevents;
 mod contract;
 mod crash;
+mod cuts;
 mod dead_letters;
 mod drain;
 mod hold;

@@ -20,6 +20,7 @@ pub use message::Message;
 pub use oracle::Oracle;
 pub use process::Worker;
 pub use producer::{Producer, seed};
+pub use proxy::{Ending, Flow, Proxy, Way};
 pub use rig::{DEFAULT_SETS, Rig};
 pub use servers::{Server, Verb};
 pub use wait::{LONG, SHORT, eventually};

@@ -26,6 +26,8 @@ pub const HOLD_MAX_SECS: &str = "ROLLCALL_HOLD_MAX_SECS";
 pub const REDIS_HOLD_SECS: &str = "ROLLCALL_REDIS_HOLD_SECS";
 pub const STORE_TIMEOUT_SECS: &str = "ROLLCALL_STORE_TIMEOUT_SECS";
 pub const REDIS_TIMEOUT_MS: &str = "ROLLCALL_REDIS_TIMEOUT_MS";
+pub const RETRY_MIN_MS: &str = "ROLLCALL_RETRY_MIN_MS";
+pub const RETRY_MAX_SECS: &str = "ROLLCALL_RETRY_MAX_SECS";
 pub const LOG_FORMAT: &str = "ROLLCALL_LOG_FORMAT";
 
 /// Header of a dead letter that says why.
@@ -34,6 +36,8 @@ pub const HEADER_REASON: &str = "reason";
 pub const GENERATION_MISSING: &str = "rollcall_generation_missing";
 pub const DELIVERIES: &str = "rollcall_deliveries_total";
 pub const SETTLEMENTS: &str = "rollcall_settlements_total";
+pub const EVENTS_STORED: &str = "rollcall_events_stored_total";
+pub const DUPLICATES: &str = "rollcall_duplicates_total";
 pub const IN_FLIGHT: &str = "rollcall_deliveries_in_flight";
 
 /// The log line that tells the port of health and metrics, in its field `addr`.

@@ -1,0 +1,161 @@
+//! Each connection of a worker cut at bytes spread evenly over a whole batch, in either direction,
+//! from the first byte of its handshake on; and commits whose reply never comes.
+
+use serde_json::json;
+
+use crate::harness::{
+    DEFAULT_SETS, Ending, Message, Oracle, Producer, Proxy, Rig, Way, Worker, names, seed,
+};
+
+/// Cuts in all, over three connections and two directions: this many, or `ROLLCALL_TEST_CUTS`.
+const CUTS: u32 = 60;
+/// Of several undisturbed batches the one with the fewest bytes is what the cuts are spread over.
+const MEASURED: u32 = 3;
+/// What comes by the clock (heartbeats, looks at a store) makes one batch longer than another, so
+/// a cut near the end may need a few more bytes than the batch had.
+const BATCHES_MAX: u32 = 10;
+
+fn cuts_each_way() -> u32 {
+    let cuts = match std::env::var("ROLLCALL_TEST_CUTS") {
+        Ok(text) => text.parse().expect("ROLLCALL_TEST_CUTS is a number"),
+        Err(_) => CUTS,
+    };
+    println!("ROLLCALL_TEST_CUTS={cuts}");
+    cuts.div_ceil(6)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connections_to_rabbitmq_may_be_cut_at_any_byte() {
+    for way in Way::BOTH {
+        sweep("AMQP_URL", way).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connections_to_postgres_may_be_cut_at_any_byte() {
+    for way in Way::BOTH {
+        sweep("DATABASE_URL", way).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connection_to_redis_may_be_cut_at_any_byte() {
+    for way in Way::BOTH {
+        sweep("REDIS_URL", way).await;
+    }
+}
+
+/// A worker behind a proxy, and what it must have done.
+struct Run {
+    rig: Rig,
+    oracle: Oracle,
+    producer: Producer,
+    worker: Worker,
+    proxy: Proxy,
+}
+
+impl Run {
+    /// Only the worker goes through the proxy.
+    async fn new(variable: &str, settings: &[(&str, &str)]) -> Run {
+        let mut rig = Rig::new(DEFAULT_SETS).await;
+        let short = [(names::RETRY_MIN_MS, "1"), (names::RETRY_MAX_SECS, "1")];
+        for (name, value) in short.iter().chain(settings) {
+            rig.set(name, value);
+        }
+        let url = rig.env[variable].clone();
+        let proxy = rig.proxy(variable).await;
+        let worker = rig.worker().await;
+        rig.set(variable, &url);
+        let mut oracle = rig.oracle();
+        oracle.dead_may_repeat = true;
+        Run { rig, oracle, producer: Producer::new(seed()), worker, proxy }
+    }
+
+    /// One message of many events, a duplicate and a bad one among them; three of one event; one
+    /// of none. Waits until all of it has arrived and been settled.
+    async fn batch(&mut self) {
+        let events = self.producer.events(10);
+        self.oracle.all_good(&events);
+        let bad = format!("\"no event {}\"", self.producer.id());
+        self.oracle.bad("not_an_object", bad.clone());
+        let mut elements: Vec<String> = events.iter().map(|event| event.to_string()).collect();
+        elements.extend([bad, events[0].to_string()]);
+        let mut messages = vec![Message::array_of(elements)];
+        let singles = self.producer.events(3);
+        self.oracle.all_good(&singles);
+        messages.extend(singles.iter().map(Message::object));
+        let bad = format!("{{{}", self.producer.id());
+        self.oracle.bad("json", bad.clone());
+        messages.push(Message::raw(bad));
+        self.rig.publish(&messages).await;
+        self.rig.wait_arrived(&self.oracle).await;
+        self.worker.assert_books_balance().await;
+    }
+
+    /// The bytes of a batch, the set-up of its connections included.
+    async fn measure(&mut self, way: Way) -> u64 {
+        let mut least = u64::MAX;
+        for _ in 0..MEASURED {
+            self.proxy.cut_all();
+            self.batch().await;
+            least = least.min(self.proxy.passed(way));
+        }
+        least
+    }
+
+    async fn finish(mut self) {
+        // A fresh one, after the last fault.
+        self.batch().await;
+        let log = self.worker.log();
+        for wrong in ["panicked", "PRECONDITION_FAILED", "unknown delivery tag"] {
+            assert!(!log.contains(wrong), "the log says {wrong}");
+        }
+        self.rig.finish(&self.oracle, vec![self.worker]).await;
+    }
+}
+
+/// One way of one server's connections. Each cut is on new connections, so that it meets their
+/// set-up as well as the batch; the worker is waited for after each.
+async fn sweep(variable: &str, way: Way) {
+    let cuts = cuts_each_way();
+    let mut run = Run::new(variable, &[]).await;
+    run.batch().await;
+    let bytes = run.measure(way).await;
+    println!("{variable} {way:?}: {cuts} cuts over {bytes} bytes");
+    for n in 0..cuts {
+        let after = bytes * u64::from(2 * n + 1) / u64::from(2 * cuts);
+        let ending = if n % 2 == 0 { Ending::Fin } else { Ending::Reset };
+        run.proxy.cut_all();
+        run.proxy.cut_after(way, after, ending);
+        let mut batches = 0;
+        while run.proxy.cuts() == n {
+            assert!(batches < BATCHES_MAX, "no cut at byte {after} of {bytes} {way:?}");
+            run.batch().await;
+            batches += 1;
+        }
+    }
+    assert_eq!(run.proxy.cuts(), cuts, "inconclusive");
+    run.finish().await;
+}
+
+/// The insert is one statement that commits by itself, so the reply to it is the reply to COMMIT.
+/// Two hundred times it does not come: the connection breaks when the server sends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_reply_is_lost_is_done_again_as_a_duplicate() {
+    const LOST: usize = 200;
+    let mut run = Run::new("DATABASE_URL", &[(names::BATCH_EVENTS_MAX, "1")]).await;
+    let texts: Vec<_> = (0..LOST).map(|n| format!("the reply to {n} is lost")).collect();
+    let events: Vec<_> =
+        texts.iter().map(|text| run.producer.event_with(json!({"text": text}))).collect();
+    run.oracle.all_good(&events);
+    run.proxy.lose_replies_to(texts);
+    run.rig.publish_events(&events).await;
+    run.rig.wait_arrived(&run.oracle).await;
+    run.worker.assert_books_balance().await;
+    assert_eq!(run.proxy.replies_lost(), LOST, "inconclusive");
+    let metrics = run.worker.metrics().await.unwrap();
+    // What the worker was told: not one event was new to Postgres.
+    assert_eq!(metrics.sum(names::EVENTS_STORED), 0.0);
+    assert!(metrics.sum(names::DUPLICATES) >= LOST as f64);
+    run.finish().await;
+}
