@@ -77,7 +77,7 @@ pub struct Broker {
     pub delivery_limit: u32,
     /// Whether a worker may declare what is missing.
     pub declare_topology: bool,
-    /// For connecting, declaring and each confirm.
+    /// For declaring and each confirm; connecting gets a part of it.
     pub timeout: Duration,
 }
 
@@ -89,7 +89,7 @@ pub struct Store {
     pub partition_by: PartitionBy,
     /// Partitions made ahead of the one that holds now.
     pub partitions_ahead: u32,
-    /// For connecting and each statement.
+    /// For each statement; connecting gets a part of it.
     pub timeout: Duration,
 }
 

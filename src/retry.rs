@@ -64,6 +64,21 @@ impl Backoff {
         // None only after max_elapsed_time, which there is not.
         self.inner.next_backoff().unwrap_or(self.max).clamp(self.min, self.max)
     }
+
+    /// The same after a try that took `tried`: one that waited for an answer in vain was a part of
+    /// the wait. A tenth stays, for the jitter.
+    pub fn next_after(&mut self, tried: Duration) -> Duration {
+        let wait = self.next();
+        wait.saturating_sub(tried).max(wait / 10).max(self.min)
+    }
+}
+
+/// For connecting, where an operation may take `limit`. Whoever begins to connect while nothing
+/// gets through learns only by this that it may try again: at most 5 s after it is over, unless
+/// the operator was far more patient.
+pub fn connect_limit(limit: Duration) -> Duration {
+    const USUAL: Duration = Duration::from_secs(5);
+    limit.min(USUAL.max(limit / 4))
 }
 
 #[cfg(test)]
@@ -100,6 +115,26 @@ mod tests {
         });
         backoff.reset();
         assert!(backoff.next() <= Duration::from_millis(301));
+    }
+
+    #[test]
+    fn a_try_that_took_long_was_a_part_of_the_wait() {
+        let mut backoff = Backoff::new(MIN, MAX);
+        (0..20).for_each(|_| {
+            backoff.next();
+        });
+        for _ in 0..100 {
+            assert!((MIN..=MAX / 10).contains(&backoff.next_after(MAX)));
+            assert!(backoff.next_after(Duration::ZERO) >= MAX / 4);
+        }
+    }
+
+    #[test]
+    fn connecting_is_given_up_before_an_operation_is() {
+        let cases = [(1, 1), (5, 5), (10, 5), (20, 5), (60, 15)];
+        for (limit, wanted) in cases {
+            assert_eq!(connect_limit(Duration::from_secs(limit)).as_secs(), wanted, "{limit}");
+        }
     }
 
     #[test]

@@ -13,9 +13,11 @@ use lapin::{Channel, Connection, ConnectionProperties};
 
 use super::BrokerError;
 use crate::config;
+use crate::retry::connect_limit;
 
-/// Two missed beats (20 s) end a connection whose other end is silently gone.
-const HEARTBEAT_SECS: u16 = 10;
+/// A connection whose other end is silently gone ends 16 to 20 s later: lapin looks every half of
+/// this whether it has been twice this. With 2 s to close what is left, that is within 25 s.
+const HEARTBEAT_SECS: u16 = 8;
 
 /// Runs `operation` for at most `limit`; `tried` names it in an error.
 pub(super) async fn timed<T>(
@@ -35,7 +37,7 @@ pub(super) async fn connect(
     config: &config::Broker,
     role: &str,
 ) -> Result<Connection, BrokerError> {
-    let limit = config.timeout;
+    let limit = connect_limit(config.timeout);
     let uri = parse_url(&config.url.0, limit)?;
     let tried = connecting_to(&uri);
     let runtime =

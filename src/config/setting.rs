@@ -160,7 +160,7 @@ delivery_limit ROLLCALL_DELIVERY_LIMIT text "50", whole("deliveries", 2, 1_000_0
 declare_topology ROLLCALL_DECLARE_TOPOLOGY text "true", Rule::Flag,
     "Whether a worker declares the exchanges and queues that are missing.";
 amqp_timeout_secs ROLLCALL_AMQP_TIMEOUT_SECS text "10", whole("seconds", 1, 300),
-    "For connecting to RabbitMQ, declaring, and each confirm.";
+    "For declaring and each confirm; of that for connecting 5 s, or a quarter if it is more.";
 
 lanes ROLLCALL_LANES text "2", whole("lanes", 1, 16),
     "Lanes of one worker: each a channel, a consumer and a Postgres connection.";
@@ -222,7 +222,7 @@ partitions_ahead ROLLCALL_PARTITIONS_AHEAD text "3", whole("partitions", 1, 60),
     "Partitions made ahead of the one that holds now.";
 // With the longest hold this stays below RabbitMQ's 1800 s.
 store_timeout_secs ROLLCALL_STORE_TIMEOUT_SECS text "20", whole("seconds", 1, 90),
-    "For connecting to Postgres and each statement.";
+    "For each statement; of that for connecting 5 s, or a quarter if it is more.";
 
 redis_timeout_ms ROLLCALL_REDIS_TIMEOUT_MS text "5000", whole("milliseconds", 50, 60_000),
     "For connecting to Redis and each command.";

@@ -25,13 +25,16 @@ pub struct Hold<'a, S: Servers> {
     dependency: Dependency,
     /// Since when the batch has been with us: the broker's patience counts from the delivery.
     since: Instant,
+    /// When the try that is under way began.
+    trying: Instant,
     /// Made with the first failure: most batches never need it.
     waiting: Option<(Instant, Backoff)>,
 }
 
 impl<'a, S: Servers> Hold<'a, S> {
     pub fn new(shared: &'a Shared<S>, dependency: Dependency, since: Option<Instant>) -> Self {
-        Self { shared, dependency, since: since.unwrap_or_else(Instant::now), waiting: None }
+        let trying = Instant::now();
+        Self { shared, dependency, since: since.unwrap_or(trying), trying, waiting: None }
     }
 
     /// Waits before the next try. Logs the first failure only; the gauge tells the rest.
@@ -65,7 +68,8 @@ impl<'a, S: Servers> Hold<'a, S> {
             let seconds = began.elapsed().as_secs();
             return Err(HeldTooLong { dependency, seconds });
         }
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.next_after(self.trying.elapsed())).await;
+        self.trying = Instant::now();
         Ok(())
     }
 

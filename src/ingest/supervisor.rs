@@ -138,7 +138,7 @@ pub async fn run<S: Servers>(shared: &Shared<S>, drain: &Shutdown) -> Drained {
         }
         report(shared, &error, &mut last_said);
         tokio::select! {
-            () = tokio::time::sleep(backoff.next()) => {}
+            () = tokio::time::sleep(backoff.next_after(began.elapsed())) => {}
             () = drain.draining() => return Drained::Whole,
         }
     }

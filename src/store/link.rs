@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::error::{Cause, StoreError};
 use crate::config::Secret;
+use crate::retry::connect_limit;
 
 /// How much longer than the server we wait. Covers the round trip and a server that is busy
 /// cancelling; once it has passed the connection is given up.
@@ -32,17 +33,18 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects within `limit`, and gives each statement as much.
+    /// Connects within a part of `limit`, and gives each statement all of it.
     pub async fn open(url: &Secret, limit: Duration) -> Result<Link, StoreError> {
         let options = options(&url.0, limit)?;
         let target = target(&options);
-        let conn = match timeout(limit, options.connect()).await {
+        let patience = connect_limit(limit);
+        let conn = match timeout(patience, options.connect()).await {
             Ok(Ok(conn)) => conn,
             Ok(Err(error)) => {
                 return Err(StoreError::Connect { target, source: error.into() });
             }
             Err(_) => {
-                return Err(StoreError::Connect { target, source: Cause::Slow(limit) });
+                return Err(StoreError::Connect { target, source: Cause::Slow(patience) });
             }
         };
         Ok(Link { conn, target, limit, busy: false })
