@@ -14,6 +14,7 @@ mod crash;
 mod cuts;
 mod dead_letters;
 mod drain;
+mod frozen;
 mod hold;
 mod memory;
 mod ops;
