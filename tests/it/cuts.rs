@@ -114,8 +114,8 @@ async fn sweep(variable: &str) {
     tokio::join!(sweep_way(variable, Way::Up, cuts), sweep_way(variable, Way::Down, cuts));
 }
 
-/// Each cut is on new connections, so that it meets their
-/// set-up as well as the batch; the worker is waited for after each.
+/// Each cut is on new connections, so that it meets their set-up as well as the batch; after each
+/// the worker has to see everything through.
 async fn sweep_way(variable: &str, way: Way, cuts: u32) {
     let mut run = Run::new(variable, &[]).await;
     run.batch().await;

@@ -10,6 +10,7 @@ mod pg;
 mod process;
 mod producer;
 mod proxy;
+mod proxy_selftest;
 mod redis;
 mod rig;
 mod selftest;
