@@ -58,6 +58,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
                 projection: redis.clone(),
                 metrics: metrics.clone(),
                 generation_missing: Arc::default(),
+                silences: Arc::default(),
             },
             metrics: metrics.clone(),
             health: health.clone(),

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::generation;
 use super::session::SessionError;
@@ -87,14 +87,18 @@ pub struct Real {
     pub metrics: Arc<Metrics>,
     /// Whether the last look found Redis without a generation.
     pub generation_missing: Arc<AtomicBool>,
+    /// Looks at Postgres that had no answer.
+    pub silences: Arc<AtomicU64>,
 }
 
 impl Servers for Real {
     type Broker = broker::Session;
-    type Store = EventStore;
+    type Store = RealStore;
 
-    async fn store(&self) -> Result<EventStore, StoreError> {
-        EventStore::connect(&self.store).await
+    async fn store(&self) -> Result<RealStore, StoreError> {
+        let silences = self.silences.load(Ordering::Relaxed);
+        let events = EventStore::connect(&self.store).await?;
+        Ok(RealStore { events, silences, silences_now: self.silences.clone() })
     }
 
     async fn probe_store(&self) -> Result<(), StoreError> {
@@ -167,16 +171,25 @@ impl Consumer for LaneConsumer {
     }
 }
 
-impl Store for EventStore {
+/// A connection that is not trusted any more once Postgres had no answer for somebody: what is sent
+/// on a dead one is waited for as long as a statement may take, though Postgres answers others.
+pub struct RealStore {
+    events: EventStore,
+    /// As many silences had there been when it was made.
+    silences: u64,
+    silences_now: Arc<AtomicU64>,
+}
+
+impl Store for RealStore {
     async fn insert(&mut self, rows: &[Row<'_>]) -> Result<Stored, StoreError> {
-        self.insert(rows).await
+        self.events.insert(rows).await
     }
 
     fn is_broken(&self) -> bool {
-        self.is_broken()
+        self.events.is_broken() || self.silences_now.load(Ordering::Relaxed) != self.silences
     }
 
     async fn close(self) {
-        self.close().await;
+        self.events.close().await;
     }
 }

@@ -2,6 +2,7 @@
 //! not notice that it could not. Never takes part in writing.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -32,11 +33,13 @@ pub async fn run(shared: &Shared<Real>) -> Infallible {
 }
 
 async fn look_at_postgres(shared: &Shared<Real>) -> Result<(), String> {
-    match timeout(ANSWER_MAX, store::ping(&shared.servers.store)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(chain(&error)),
-        Err(_) => Err(format!("no answer in {ANSWER_MAX:?}")),
-    }
+    let (silent, looked) = match timeout(ANSWER_MAX, store::ping(&shared.servers.store)).await {
+        Ok(Ok(_)) => (false, Ok(())),
+        Ok(Err(error)) => (error.is_silence(), Err(chain(&error))),
+        Err(_) => (true, Err(format!("no answer in {ANSWER_MAX:?}"))),
+    };
+    shared.servers.silences.fetch_add(u64::from(silent), Ordering::Relaxed);
+    looked
 }
 
 /// That it answers, keeps what it is given, and has not been emptied.

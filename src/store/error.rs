@@ -89,6 +89,12 @@ impl StoreError {
         }
     }
 
+    /// Nobody answered in time, as against a refusal.
+    pub fn is_silence(&self) -> bool {
+        let slow = matches!(self, StoreError::Connect { source: Cause::Slow(_), .. });
+        slow || matches!(self, StoreError::Timeout { .. })
+    }
+
     /// The row had no partition to go to.
     pub(super) fn is_unrouted(&self) -> bool {
         let StoreError::Statement { source: Cause::Server { sqlstate, unrouted, .. }, .. } = self

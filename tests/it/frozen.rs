@@ -16,6 +16,9 @@ const NOTICED: Duration = Duration::from_secs(25);
 const RESUMED: Duration = Duration::from_secs(10);
 const FROZEN: Duration = Duration::from_secs(45);
 const HOLE: Duration = Duration::from_secs(30);
+/// An idle worker is given something to do this long before the end: what it sends then is lost on
+/// a connection that it has had no answer on for long.
+const LATE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_is_noticed_and_waited_for() {
@@ -33,8 +36,8 @@ async fn a_link_that_stands_still_is_noticed_and_waited_for() {
     half_open(Flow::Keep, Traffic::Busy).await;
 }
 
-/// The connections that stood are dead for good, and neither side is told. The worker is idle: it
-/// would have nothing to say on them.
+/// The connections that stood are dead for good, and neither side is told. The worker is idle until
+/// shortly before the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_loses_its_connections_is_noticed_and_made_anew() {
     half_open(Flow::Lose, Traffic::Idle).await;
@@ -131,7 +134,7 @@ impl Trial {
             ((), fresh) = async { tokio::join!(
                 async {
                     if self.traffic == Traffic::Idle {
-                        self.noticed(began).await;
+                        self.lasted(began, self.lasts - LATE).await;
                     }
                     publisher.publish(self.rig.exchange(), &messages).await;
                 },
@@ -151,14 +154,7 @@ impl Trial {
         let Trial { name, rig, worker, .. } = self;
         self.noticed(began).await;
         let noticed = began.elapsed();
-        eventually(self.lasts, "the fault to have lasted", async || {
-            assert_eq!(worker.status("/readyz").await, Ok(503), "{name}: ready in the midst of it");
-            match began.elapsed() >= self.lasts {
-                true => Ok(()),
-                false => Err("it has not".to_owned()),
-            }
-        })
-        .await;
+        self.lasted(began, self.lasts).await;
         self.end();
         let ended = Instant::now();
         let fresh = Producer::new(began.elapsed().as_nanos() as u64)
@@ -179,6 +175,20 @@ impl Trial {
         .await;
         println!("{name}: noticed in {noticed:.1?}, resumed in {:.1?}", ended.elapsed());
         fresh
+    }
+
+    /// Not ready all the while, as soon as it has noticed.
+    async fn lasted(&self, began: Instant, lasts: Duration) {
+        self.noticed(began).await;
+        eventually(lasts, "the fault to have lasted", async || {
+            let status = self.worker.status("/readyz").await;
+            assert_eq!(status, Ok(503), "{}: ready in the midst of it", self.name);
+            match began.elapsed() >= lasts {
+                true => Ok(()),
+                false => Err("it has not".to_owned()),
+            }
+        })
+        .await;
     }
 
     async fn noticed(&self, began: Instant) {

@@ -41,8 +41,8 @@ pub enum Flow {
     Keep,
     /// They vanish; the end of a connection passes.
     Swallow,
-    /// They vanish, and so does the end. A connection that lost any is dead in both directions
-    /// from then on, and neither side is told: half-open.
+    /// They vanish, and so does the end. What stands when it begins, and what loses bytes, is dead
+    /// in both directions from then on, and neither side is told: half-open.
     Lose,
 }
 
@@ -71,6 +71,8 @@ struct Line {
     refuses: bool,
     /// Raised to cut what stands.
     era: u64,
+    /// Raised to let what stands be dead.
+    deaths: u64,
 }
 
 #[derive(Default)]
@@ -88,7 +90,7 @@ impl Proxy {
     pub async fn to(server: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("just bound");
-        let line = Line { flow: [Flow::Pass; 2], refuses: false, era: 0 };
+        let line = Line { flow: [Flow::Pass; 2], refuses: false, era: 0, deaths: 0 };
         let shared = Arc::new(Shared {
             server: server.to_owned(),
             line: watch::Sender::new(line),
@@ -117,7 +119,10 @@ impl Proxy {
     }
 
     pub fn flow(&self, way: Way, flow: Flow) {
-        self.shared.line.send_modify(|line| line.flow[way as usize] = flow);
+        self.shared.line.send_modify(|line| {
+            line.flow[way as usize] = flow;
+            line.deaths += u64::from(flow == Flow::Lose);
+        });
     }
 
     /// Whether new connections are reset at once. Those that stand go on.
@@ -206,8 +211,9 @@ impl Shared {
 }
 
 /// What the two directions of one connection share.
-#[derive(Default)]
 struct Link {
+    /// As many deaths had there been when it was made.
+    deaths: u64,
     /// The next reply is lost.
     reply_lost: AtomicBool,
     /// Bytes were lost: nothing passes any more.
@@ -219,22 +225,24 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut links = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         while links.try_join_next().is_some() {}
-        let (refuses, era) = {
+        let (refuses, era, deaths) = {
             let line = shared.line.borrow();
-            (line.refuses, line.era)
+            (line.refuses, line.era, line.deaths)
         };
-        match refuses {
-            true => reset(&client),
-            false => drop(links.spawn(carry(shared.clone(), client, era))),
+        if refuses {
+            reset(&client);
+            continue;
         }
+        let link =
+            Link { deaths, reply_lost: AtomicBool::new(false), dead: AtomicBool::new(false) };
+        links.spawn(carry(shared.clone(), client, link, era));
     }
 }
 
-async fn carry(shared: Arc<Shared>, mut client: TcpStream, era: u64) {
+async fn carry(shared: Arc<Shared>, mut client: TcpStream, link: Link, era: u64) {
     let Ok(mut server) = TcpStream::connect(&shared.server).await else { return };
     // Some peers are slow to acknowledge; what is small would wait for it.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let link = Link::default();
     let mut line = shared.line.subscribe();
     let ending = {
         let (from_client, to_client) = client.split();
@@ -272,11 +280,12 @@ async fn pump(
     loop {
         let n = from.read(&mut buffer).await.unwrap_or(0);
         let bytes = &buffer[..n];
-        let flow = match line.wait_for(|line| line.flow[way as usize] != Flow::Keep).await {
-            Ok(line) => line.flow[way as usize],
+        let (flow, deaths) = match line.wait_for(|line| line.flow[way as usize] != Flow::Keep).await
+        {
+            Ok(line) => (line.flow[way as usize], line.deaths),
             Err(_) => return Ok(()),
         };
-        if flow == Flow::Lose {
+        if flow == Flow::Lose || deaths != link.deaths {
             link.dead.store(true, Ordering::SeqCst);
         }
         let dead = link.dead.load(Ordering::SeqCst);
