@@ -65,6 +65,9 @@ fn connection(timeout: Duration) -> ConnectionConfig {
         connection_timeout: timeout,
         internal_command_timeout: timeout,
         max_command_buffer_len: COMMAND_QUEUE_LEN,
+        // By default fred sends what a lost connection left unanswered twice more. Retrying is the
+        // caller's, who counts it, shows it and knows when to give up.
+        max_command_attempts: 1,
         unresponsive: UnresponsiveConfig {
             max_timeout: Some(unresponsive),
             // Looked at four times within the limit, so it is overrun by a quarter at most.
@@ -159,5 +162,6 @@ mod tests {
         );
         assert_eq!(settings.connection.max_command_buffer_len, COMMAND_QUEUE_LEN);
         assert_eq!(settings.policy.max_attempts(), 0);
+        assert_eq!(settings.connection.max_command_attempts, 1);
     }
 }
