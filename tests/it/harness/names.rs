@@ -38,6 +38,8 @@ pub const DELIVERIES: &str = "rollcall_deliveries_total";
 pub const SETTLEMENTS: &str = "rollcall_settlements_total";
 pub const EVENTS_STORED: &str = "rollcall_events_stored_total";
 pub const DUPLICATES: &str = "rollcall_duplicates_total";
+pub const REDELIVERIES: &str = "rollcall_redeliveries_total";
+pub const RETRIES: &str = "rollcall_retries_total";
 pub const IN_FLIGHT: &str = "rollcall_deliveries_in_flight";
 
 /// The log line that tells the port of health and metrics, in its field `addr`.

@@ -130,13 +130,17 @@ impl Proxy {
         self.shared.line.send_modify(|line| line.refuses = refuses);
     }
 
-    /// Cuts all that stands, and counts bytes from here.
+    /// Cuts all that stands.
     pub fn cut_all(&self) {
         self.shared.line.send_modify(|line| line.era += 1);
+    }
+
+    /// Counts bytes from here.
+    pub fn count_anew(&self) {
         self.shared.books().passed = [0; 2];
     }
 
-    /// Bytes that passed one way since the last `cut_all`.
+    /// Bytes that passed one way since the last `count_anew`.
     pub fn passed(&self, way: Way) -> u64 {
         self.shared.books().passed[way as usize]
     }

@@ -68,6 +68,7 @@ async fn a_cut_is_right_behind_its_byte() {
         says(&mut one, "again").await;
         hears(&mut one, "again").await;
         proxy.cut_all();
+        proxy.count_anew();
         assert_eq!(end(&mut one).await.1, Err(ErrorKind::ConnectionReset));
         assert_eq!(proxy.passed(Way::Up), 0);
     }
