@@ -2,17 +2,30 @@
 
 use futures_util::future::join_all;
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 
 use super::message::Message;
 
 pub struct Amqp {
     connection: Connection,
     channel: Channel,
+}
+
+/// A consumer that settles nothing.
+pub struct Sitting {
+    channel: Channel,
+    _consumer: Consumer,
+}
+
+impl Sitting {
+    /// Whether the broker has closed its channel.
+    pub fn is_closed(&self) -> bool {
+        !self.channel.status().connected()
+    }
 }
 
 /// A dead letter as it lies in its queue.
@@ -87,6 +100,14 @@ impl Amqp {
         Ok(count)
     }
 
+    /// Takes what is in a queue and never settles any of it.
+    pub async fn sit_on(&self, queue: &str) -> Sitting {
+        let channel = self.connection.create_channel().await.expect("a channel opens");
+        let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consumer = channel.basic_consume(queue.into(), "".into(), options, table).await;
+        Sitting { channel, _consumer: consumer.expect("the queue is there") }
+    }
+
     /// Everything in a queue, which stays there: what was got goes back when the channel closes.
     pub async fn peek(&self, queue: &str) -> Vec<Letter> {
         let channel = self.connection.create_channel().await.expect("a channel opens");
@@ -121,6 +142,11 @@ impl Amqp {
     pub async fn delete_queue(&self, queue: &str) {
         let options = QueueDeleteOptions::default();
         self.channel.queue_delete(queue.into(), options).await.expect("deleted");
+    }
+
+    pub async fn delete_exchange(&self, exchange: &str) {
+        let options = ExchangeDeleteOptions::default();
+        self.channel.exchange_delete(exchange.into(), options).await.expect("deleted");
     }
 
     pub async fn exchange_exists(&self, exchange: &str) -> bool {

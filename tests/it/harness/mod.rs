@@ -17,11 +17,14 @@ mod selftest;
 mod servers;
 mod wait;
 
+pub use amqp::Amqp;
 pub use message::Message;
 pub use oracle::Oracle;
+pub use pg::Pg;
 pub use process::Worker;
 pub use producer::{Producer, seed};
 pub use proxy::{Ending, Flow, Proxy, Way};
+pub use redis::Redis;
 pub use rig::{DEFAULT_SETS, Rig};
 pub use servers::{Server, Verb};
 pub use wait::{LONG, SHORT, eventually};

@@ -49,6 +49,14 @@ impl Worker {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Warnings and errors of the log that hold one of these texts.
+    pub fn complaints(&self, texts: &[&str]) -> Vec<String> {
+        let serious = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
+        let log = self.log();
+        let lines = log.lines().filter(serious);
+        lines.filter(|line| texts.iter().any(|text| line.contains(text))).map(Into::into).collect()
+    }
+
     pub async fn get(&self, path: &str) -> Result<http::Reply, String> {
         http::get(self.addr, path).await
     }

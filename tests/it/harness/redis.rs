@@ -54,12 +54,16 @@ impl Redis {
 
     /// The texts of a list, sorted.
     pub async fn texts(&mut self, command: &[&str]) -> Result<Vec<String>, String> {
+        let mut texts = self.in_order(command).await?;
+        texts.sort();
+        Ok(texts)
+    }
+
+    pub async fn in_order(&mut self, command: &[&str]) -> Result<Vec<String>, String> {
         let Reply::List(items) = self.ask(command).await? else {
             return Err(format!("{command:?} answered no list"));
         };
-        let mut texts: Vec<String> = items.into_iter().map(Reply::into_text).collect();
-        texts.sort();
-        Ok(texts)
+        Ok(items.into_iter().map(Reply::into_text).collect())
     }
 
     async fn exchange(&mut self, command: &[&str]) -> std::io::Result<Reply> {

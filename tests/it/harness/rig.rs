@@ -245,6 +245,16 @@ impl Rig {
         self.amqp().await.peek(self.dead_letters_queue()).await
     }
 
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// The servers are of no use to another test.
+    pub fn spoil(&self) {
+        let Home::Breakable(servers) = &self.servers else { panic!("not ours to break") };
+        servers.spoil();
+    }
+
     pub fn control(&self, verb: Verb, server: Server) {
         let Home::Breakable(servers) = &self.servers else { panic!("not ours to break") };
         tokio::task::block_in_place(|| servers.control(verb, server));

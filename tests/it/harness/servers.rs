@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,10 @@ struct Pool {
 static POOL: LazyLock<(Mutex<Pool>, Condvar)> = LazyLock::new(Default::default);
 
 /// A set that one test has for itself; it goes back when dropped.
-pub struct Breakable(Option<Servers>);
+pub struct Breakable {
+    servers: Option<Servers>,
+    spoilt: AtomicBool,
+}
 
 /// A set that may be broken, mended before it is handed out. Waits while all are taken; so who
 /// wants several takes them before anybody waits for what it has.
@@ -90,15 +93,26 @@ pub fn breakable() -> Breakable {
         if let Some(servers) = locked.free.pop() {
             drop(locked);
             servers.mend();
-            return Breakable(Some(servers));
+            return Breakable::new(servers);
         }
         if locked.made < BREAKABLE_MAX {
             locked.made += 1;
             let label = format!("breakable-{}", locked.made);
             drop(locked);
-            return Breakable(Some(Servers::up(&label)));
+            return Breakable::new(Servers::up(&label));
         }
         locked = freed.wait(locked).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+impl Breakable {
+    fn new(servers: Servers) -> Breakable {
+        Breakable { servers: Some(servers), spoilt: AtomicBool::new(false) }
+    }
+
+    /// Something was done to it that starting its servers does not undo: nobody gets it any more.
+    pub fn spoil(&self) {
+        self.spoilt.store(true, Ordering::Relaxed);
     }
 }
 
@@ -106,15 +120,27 @@ impl Deref for Breakable {
     type Target = Servers;
 
     fn deref(&self) -> &Servers {
-        self.0.as_ref().expect("taken by drop alone")
+        self.servers.as_ref().expect("taken by drop alone")
     }
 }
 
 impl Drop for Breakable {
     fn drop(&mut self) {
         let (pool, freed) = &*POOL;
-        // A test that failed has left nothing behind that mending cannot set right.
-        pool.lock().unwrap_or_else(PoisonError::into_inner).free.extend(self.0.take());
+        let Some(servers) = self.servers.take() else { return };
+        // Settings that a test changed at run time are put back at its end, if it gets there.
+        let failed = std::thread::panicking();
+        let spoilt = failed || self.spoilt.load(Ordering::Relaxed);
+        if spoilt {
+            // After a failure the logs stay until the run ends.
+            let verb = if failed { "down" } else { "remove" };
+            let _ = call(&[verb, &servers.dir.display().to_string()]);
+        }
+        let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+        match spoilt {
+            true => pool.made -= 1,
+            false => pool.free.push(servers),
+        }
         freed.notify_one();
     }
 }
@@ -150,6 +176,32 @@ impl Servers {
         let mut all = vec!["rabbitmqctl", dir.as_str()];
         all.extend(args);
         run(&all)
+    }
+
+    /// Where a server keeps its data and its logs.
+    pub fn folder(&self, server: Server) -> PathBuf {
+        self.dir.join("data").join(server.name())
+    }
+
+    /// The main process, if it runs.
+    pub fn pid(&self, server: Server) -> Option<String> {
+        let dir = self.dir.display().to_string();
+        call(&["pid", &dir, server.name()]).ok().map(|said| said.trim().to_owned())
+    }
+
+    /// What a server has logged so far.
+    pub fn log(&self, server: Server) -> String {
+        // RabbitMQ has a log of its own; the others write to where they are started from.
+        let logs = ["log/rollcall@localhost.log", "server.log"];
+        let text = logs.iter().find_map(|log| fs::read(self.folder(server).join(log)).ok());
+        String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
+    }
+
+    /// Moves a folder of a stopped server onto a disk of its own, with `megabytes` to spare.
+    pub fn small_disk(&self, server: Server, folder: &str, megabytes: u32) -> PathBuf {
+        let dir = self.dir.display().to_string();
+        run(&["small-disk", &dir, server.name(), folder, &megabytes.to_string()]);
+        self.folder(server).join(folder)
     }
 
     /// Whatever the last test did to them, they run.
