@@ -29,15 +29,22 @@ pub struct Hold<'a, S: Servers> {
     trying: Instant,
     /// Made with the first failure: most batches never need it.
     waiting: Option<(Instant, Backoff)>,
+    /// What has been logged of it.
+    said: Vec<String>,
 }
+
+/// Kinds of failure that one hold logs. A cut connection is followed by why there is no other, and
+/// that may change; nothing that hangs on a server may fill the log.
+const SAID_MAX: usize = 4;
 
 impl<'a, S: Servers> Hold<'a, S> {
     pub fn new(shared: &'a Shared<S>, dependency: Dependency, since: Option<Instant>) -> Self {
         let trying = Instant::now();
-        Self { shared, dependency, since: since.unwrap_or(trying), trying, waiting: None }
+        let since = since.unwrap_or(trying);
+        Self { shared, dependency, since, trying, waiting: None, said: Vec::new() }
     }
 
-    /// Waits before the next try. Logs the first failure only; the gauge tells the rest.
+    /// Waits before the next try. Logs each failure once; the gauge tells the rest.
     pub async fn wait(
         &mut self,
         error: &(dyn Error + Sync),
@@ -50,16 +57,8 @@ impl<'a, S: Servers> Hold<'a, S> {
         health.down(dependency, &error);
         if self.waiting.is_none() {
             metrics.holding.of(dependency).increment(1);
-            let dependency = dependency.as_str();
-            match class {
-                Class::Transient => {
-                    tracing::warn!(dependency, error, "holding a batch until it is back");
-                }
-                Class::Config | Class::Data => {
-                    tracing::error!(dependency, error, "holding a batch: a hand is needed");
-                }
-            }
         }
+        self.say(error, class);
         let ingest = &config.ingest;
         let (began, backoff) = self.waiting.get_or_insert_with(|| {
             (Instant::now(), Backoff::new(ingest.retry_min, ingest.retry_max))
@@ -71,6 +70,22 @@ impl<'a, S: Servers> Hold<'a, S> {
         tokio::time::sleep(backoff.next_after(self.trying.elapsed())).await;
         self.trying = Instant::now();
         Ok(())
+    }
+
+    fn say(&mut self, error: String, class: Class) {
+        if self.said.len() == SAID_MAX || self.said.contains(&error) {
+            return;
+        }
+        let dependency = self.dependency.as_str();
+        match class {
+            Class::Transient => {
+                tracing::warn!(dependency, error, "holding a batch until it is back");
+            }
+            Class::Config | Class::Data => {
+                tracing::error!(dependency, error, "holding a batch: a hand is needed");
+            }
+        }
+        self.said.push(error);
     }
 
     /// The step succeeded.

@@ -128,9 +128,16 @@ impl Projection {
             .map_err(|_| ProjectionError::Closed)?;
         let client = match shared.sight() {
             Sight::Connected(client) => client,
-            _ => tokio::time::timeout(shared.settings.timeout, shared.connected())
-                .await
-                .map_err(|_| away())??,
+            _ => match tokio::time::timeout(shared.settings.timeout, shared.connected()).await {
+                Ok(connected) => connected?,
+                Err(_) => {
+                    if matches!(shared.sight(), Sight::Reconnecting) {
+                        // fred keeps to itself why it does not get in. A new client tells.
+                        shared.timeouts.store(TIMEOUTS_MAX, Ordering::Relaxed);
+                    }
+                    return Err(away());
+                }
+            },
         };
         Ok(Lease { client, _permits: permits })
     }
