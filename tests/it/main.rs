@@ -7,6 +7,7 @@
 mod harness;
 
 mod bad_input;
+mod classified;
 mod cli;
 mod cloudevents;
 mod contract;
