@@ -1,7 +1,8 @@
 //! Points at which a test build dies, to prove what repairs each crash. Nothing in other builds.
 //!
 //! `FAULT_POINT=after_commit` aborts at that point, `FAULT_POINT=after_commit:3` at the third pass;
-//! `FAULT_POISON=text` aborts on decoding a message that holds the text.
+//! `FAULT_PANIC` takes the same, and panics; `FAULT_POISON=text` aborts on decoding a message that
+//! holds the text.
 
 /// The crash points, in the order of effects.
 pub const POINTS: &[&str] = &[
@@ -17,15 +18,24 @@ pub const POINTS: &[&str] = &[
 /// Dies here, if the environment says so.
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static PASSES: AtomicU64 = AtomicU64::new(0);
+    use std::sync::atomic::AtomicU64;
+    static ABORTS: AtomicU64 = AtomicU64::new(0);
+    static PANICS: AtomicU64 = AtomicU64::new(0);
     debug_assert!(POINTS.contains(&name), "{name} is not among the points");
-    let Ok(wanted) = std::env::var("FAULT_POINT") else { return };
-    let (wanted, pass) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-    if wanted == name && (PASSES.fetch_add(1, Ordering::Relaxed) + 1).to_string() == pass {
+    if fires("FAULT_POINT", name, &ABORTS) {
         tracing::error!(point = name, "fault: aborting");
         std::process::abort();
     }
+    assert!(!fires("FAULT_PANIC", name, &PANICS), "fault: panicking at {name}");
+}
+
+/// Whether this is the pass that the variable names.
+#[cfg(feature = "fault-points")]
+fn fires(variable: &str, name: &str, passes: &std::sync::atomic::AtomicU64) -> bool {
+    let Ok(wanted) = std::env::var(variable) else { return false };
+    let (wanted, pass) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    wanted == name && (passes.fetch_add(1, relaxed) + 1).to_string() == pass
 }
 
 /// Dies of this message, if the environment says so.

@@ -202,11 +202,11 @@ pub async fn settle<S: Servers>(
     }
     // Last of all. A crash before it: the batch runs again and changes nothing.
     let settled = consumer.settle(tokens).await?;
-    fault::point("after_ack");
     let metrics = &shared.metrics;
     metrics.flush_seconds.of(Stage::Settle).record(started.elapsed());
     metrics.settlements.of(Outcome::Ack).increment(settled);
     metrics.deliveries_in_flight.decrement(settled as f64);
+    fault::point("after_ack");
     if let Ok(mut breaker) = shared.breaker.lock() {
         breaker.note(good, condemned.len() as u64)?;
     }

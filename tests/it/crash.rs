@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{DEFAULT_SETS, LONG, Message, Producer, Rig, eventually, seed};
+use crate::harness::{DEFAULT_SETS, LONG, Message, Producer, Rig, eventually, names, seed};
 
 const TWO_MINUTES: Duration = Duration::from_secs(120);
 
@@ -94,4 +94,36 @@ async fn a_message_that_kills_its_worker_is_dead_lettered_alone() {
     workers.retain_mut(|worker| !worker.has_exited());
     workers.push(rig.worker().await);
     rig.finish(&oracle, workers).await;
+}
+
+/// A panic of a lane ends its session and is told; the worker lives, and the next session does what
+/// was left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_at_any_point_ends_the_session_and_not_the_worker() {
+    let mut producer = Producer::new(seed());
+    for point in rollcall::fault::POINTS {
+        let mut rig = Rig::new(DEFAULT_SETS).await;
+        rig.set("ROLLCALL_BATCH_EVENTS_MAX", "50");
+        let mut oracle = rig.oracle();
+        oracle.dead_may_repeat = true;
+        let events = producer.events(300);
+        oracle.all_good(&events);
+        let mut messages: Vec<_> = events.iter().map(Message::object).collect();
+        for bad in ["{", "["] {
+            oracle.bad("json", bad);
+            messages.insert(0, Message::raw(bad));
+        }
+        rig.publish(&messages).await;
+        rig.set("FAULT_PANIC", &format!("{point}:2"));
+        let mut worker = rig.worker_unready().await;
+        rig.wait_arrived(&oracle).await;
+        worker.assert_books_balance().await;
+        worker.assert_alive();
+        assert_eq!(worker.complaints(&["a lane panicked"]).len(), 1, "{point}: {}", worker.log());
+        let metrics = worker.metrics().await.unwrap();
+        assert_eq!(metrics.sum(names::SESSIONS), 2.0, "{point}: sessions");
+        assert_eq!(metrics.sum(names::SESSION_ERRORS), 1.0, "{point}: session errors");
+        worker.wait_ready().await;
+        rig.finish(&oracle, vec![worker]).await;
+    }
 }
