@@ -13,7 +13,7 @@ use crate::health::{self, Health};
 use crate::ingest::breaker::Breaker;
 use crate::ingest::servers::Real;
 use crate::ingest::supervisor::{self, Drained, Shared, WorkerConfig};
-use crate::ingest::{CLOSE_MAX, watch};
+use crate::ingest::{close_max, watch};
 use crate::projection::Projection;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Dependency, Metrics};
@@ -74,7 +74,8 @@ pub async fn worker(config: Config) -> Result<Outcome> {
             never = manage::keep_partitions(store) => match never {},
             never = watch::run(&shared) => match never {},
         };
-        let _ = tokio::time::timeout(CLOSE_MAX, redis.close()).await;
+        let limit = close_max(shared.config.ingest.drain);
+        let _ = tokio::time::timeout(limit, redis.close()).await;
         anyhow::Ok(drained)
     };
     let ended = tokio::sync::Notify::new();

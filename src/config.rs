@@ -127,6 +127,8 @@ pub struct Ingest {
     pub breaker_events: u64,
     /// Until it consumes again by itself.
     pub breaker_wait: Duration,
+    /// How long a session may be given nothing while messages are ready.
+    pub watchdog: Duration,
     pub drain: Duration,
     pub retry_min: Duration,
     pub retry_max: Duration,

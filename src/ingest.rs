@@ -18,4 +18,4 @@ mod simulation;
 pub mod supervisor;
 pub mod watch;
 
-pub use session::CLOSE_MAX;
+pub use session::close_max;

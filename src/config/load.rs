@@ -219,6 +219,7 @@ fn ingest(r: &mut Reader) -> Ingest {
         breaker_percent: r.whole(&ROLLCALL_BREAKER_PERCENT),
         breaker_events: r.whole(&ROLLCALL_BREAKER_EVENTS),
         breaker_wait: r.secs(&ROLLCALL_BREAKER_WAIT_SECS),
+        watchdog: r.secs(&ROLLCALL_WATCHDOG_SECS),
         drain: r.secs(&ROLLCALL_DRAIN_SECS),
         retry_min: r.millis(&ROLLCALL_RETRY_MIN_MS),
         retry_max: r.secs(&ROLLCALL_RETRY_MAX_SECS),

@@ -187,6 +187,8 @@ breaker_events ROLLCALL_BREAKER_EVENTS text "1000", whole("events", 1, 10_000_00
     "How many events that share is judged by.";
 breaker_wait_secs ROLLCALL_BREAKER_WAIT_SECS text "300", whole("seconds", 1, 86_400),
     "How long until it consumes again by itself; POST /resume to the ops endpoint says now.";
+watchdog_secs ROLLCALL_WATCHDOG_SECS text "60", whole("seconds", 1, 86_400),
+    "A session that is given nothing for so long while messages are ready is made anew.";
 drain_secs ROLLCALL_DRAIN_SECS text "25", whole("seconds", 1, 1699),
     "The time to finish after SIGTERM. Keep it below the stop timeout of what runs Rollcall.";
 retry_min_ms ROLLCALL_RETRY_MIN_MS text "100", whole("milliseconds", 1, 60_000),

@@ -94,8 +94,18 @@ pub struct Pulse {
     pub in_flight: AtomicU64,
 }
 
-/// For saying goodbye to a server, which must not outlast a drain.
-pub const CLOSE_MAX: Duration = Duration::from_secs(2);
+/// For saying goodbye to a server.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// The same in a drain, where it is done twice: RabbitMQ and Redis.
+pub fn close_max(drain: Duration) -> Duration {
+    CLOSE_MAX.min(drain / 6)
+}
+
+/// What a drain leaves for writing and settling: without the goodbyes, and the process must end.
+fn time_to_finish(drain: Duration) -> Duration {
+    (drain - 2 * close_max(drain)).mul_f64(0.95)
+}
 
 /// Opens a session and runs it to its end.
 pub async fn run<S: Servers>(shared: &Shared<S>, drain: &Shutdown) -> Result<Ended, SessionError> {
@@ -108,7 +118,11 @@ pub async fn run<S: Servers>(shared: &Shared<S>, drain: &Shutdown) -> Result<End
     // Whatever still runs is stopped before the connection goes: nothing of it may settle later.
     session.tasks.shutdown().await;
     // Politeness only: the broker notices a closed socket as well.
-    let _ = tokio::time::timeout(CLOSE_MAX, session.broker.close()).await;
+    let limit = match drain.is_draining() {
+        true => close_max(shared.config.ingest.drain),
+        false => CLOSE_MAX,
+    };
+    let _ = tokio::time::timeout(limit, session.broker.close()).await;
     ended
 }
 
@@ -162,13 +176,12 @@ impl<'a, S: Servers> Session<'a, S> {
         let queue = &self.shared.config.queue;
         tracing::info!(queue, "consuming, one message at a time until one went well");
         let pulse = self.pulse.clone();
-        let mut watchdog = Watchdog::new();
+        let mut watchdog = Watchdog::new(self.shared.config.ingest.watchdog);
         let mut suspect = false;
         let deadline = self.shared.config.ingest.drain;
         let too_late = async {
             drain.draining().await;
-            // Two connections are closed after it.
-            tokio::time::sleep(deadline.saturating_sub(2 * CLOSE_MAX).max(deadline / 2)).await;
+            tokio::time::sleep(time_to_finish(deadline)).await;
         };
         tokio::pin!(too_late);
         loop {
@@ -211,30 +224,28 @@ impl<'a, S: Servers> Session<'a, S> {
 
 /// Notices a session that looks sound and is given nothing.
 struct Watchdog {
+    patience: Duration,
     due: Instant,
     moves: u64,
     since: Instant,
 }
 
 impl Watchdog {
-    const LOOK: Duration = Duration::from_secs(15);
-    const PATIENCE: Duration = Duration::from_secs(60);
-
-    fn new() -> Self {
+    fn new(patience: Duration) -> Self {
         let now = Instant::now();
-        Self { due: now + Self::LOOK, moves: 0, since: now }
+        Self { patience, due: now + patience / 4, moves: 0, since: now }
     }
 
     async fn look(&mut self, pulse: &Pulse, broker: &impl Broker) -> Result<(), SessionError> {
         let now = Instant::now();
-        self.due = now + Self::LOOK;
+        self.due = now + self.patience / 4;
         let moves = pulse.moves.load(Ordering::Relaxed);
         let waits_for_us = pulse.in_flight.load(Ordering::Relaxed) > 0;
         if moves != self.moves || waits_for_us {
             (self.moves, self.since) = (moves, now);
             return Ok(());
         }
-        if now - self.since < Self::PATIENCE {
+        if now - self.since < self.patience {
             return Ok(());
         }
         // Not to be had under an alarm, when the broker reads nothing: then there is no verdict.

@@ -1,8 +1,10 @@
 //! SIGTERM and SIGINT drain: what was prefetched is finished, nothing else is begun.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::harness::{DEFAULT_SETS, LONG, Message, Producer, Rig, SHORT, eventually, names, seed};
+use crate::harness::{
+    DEFAULT_SETS, LONG, Message, Producer, Rig, SHORT, Server, Verb, eventually, names, seed,
+};
 
 /// In the middle of a flood. Each message is then either stored and settled, or back in the queue
 /// untouched: none is both, none is neither.
@@ -126,4 +128,53 @@ async fn a_worker_without_servers_drains_too() {
     worker.signal("TERM");
     let status = worker.wait_exit(Duration::from_secs(8)).await;
     assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_bounded_while_postgres_hangs() {
+    drain_while_hung(&[Server::Postgres]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_bounded_while_redis_hangs() {
+    drain_while_hung(&[Server::Redis]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_bounded_while_rabbitmq_hangs() {
+    drain_while_hung(&[Server::RabbitMq]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_bounded_while_everything_hangs() {
+    drain_while_hung(&Server::ALL).await;
+}
+
+/// In the middle of the work, with timeouts that are longer than the drain: the worker ends in its
+/// time, says that work was left, and the next one does it.
+async fn drain_while_hung(hung: &[Server]) {
+    const DRAIN: Duration = Duration::from_secs(6);
+    let mut rig = Rig::breakable(DEFAULT_SETS).await;
+    rig.set(names::DRAIN_SECS, &DRAIN.as_secs().to_string());
+    rig.set(names::REDIS_TIMEOUT_MS, "20000");
+    let mut oracle = rig.oracle();
+    let (mut worker, gate) = rig.worker_at_gate(&mut oracle, 200).await;
+    worker.wait_in_flight().await;
+    for server in hung {
+        rig.control(Verb::Pause, *server);
+    }
+    // Whatever does not hang goes on.
+    drop(gate);
+    worker.signal("TERM");
+    let told = Instant::now();
+    let status = worker.wait_exit(LONG).await;
+    let took = told.elapsed();
+    assert_eq!(status.code(), Some(75), "work was left behind: {status}");
+    assert!(took <= DRAIN, "it took {took:?} to end");
+    for server in hung {
+        rig.control(Verb::Resume, *server);
+    }
+    rig.clear_gate().await;
+    let worker = rig.worker().await;
+    rig.finish(&oracle, vec![worker]).await;
 }

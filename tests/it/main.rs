@@ -24,3 +24,4 @@ mod pipeline;
 mod recomputed;
 mod sets;
 mod topology;
+mod watchdog;
