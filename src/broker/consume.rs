@@ -3,15 +3,15 @@
 //! Never settles (see `settle`), and never takes the end of the stream for the end of the work:
 //! unless we cancelled, it means that the broker took the consumer away.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::protocol::BasicProperties;
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
 
 use super::connect::{short, timed};
@@ -19,6 +19,15 @@ use super::error::BrokerError;
 use super::headers;
 use super::settle::Token;
 use crate::config;
+
+/// What a session keeps of a lane, to the end of its connection.
+pub(super) struct Grip {
+    /// A channel closes when its last handle goes.
+    pub channel: Channel,
+    /// Of the consumer that it has now. The server's choice each time: a quorum queue of 3.10
+    /// takes a consumer that comes again under its old tag for the old one, and fails (541).
+    pub tag: Arc<Mutex<ShortString>>,
+}
 
 /// A delivery: the message, and the right to settle it.
 #[derive(Debug)]
@@ -52,16 +61,15 @@ pub struct Properties(pub(super) BasicProperties);
 pub struct LaneConsumer {
     pub(super) id: u64,
     pub(super) channel: Channel,
-    pub(super) queue: String,
-    pub(super) timeout: Duration,
+    pub(super) config: config::Broker,
     /// Tags count deliveries of a channel from 1, across cancel and resume.
     pub(super) delivered_tag: u64,
     pub(super) settled_tag: u64,
     pub(super) publish: Arc<Connection>,
-    pub(super) dead_letters: String,
     /// Made for the first dead letter; most lanes never have one.
     pub(super) confirms: Option<Arc<Channel>>,
     consumer: Consumer,
+    tag: Arc<Mutex<ShortString>>,
     stage: Stage,
 }
 
@@ -88,13 +96,12 @@ impl LaneConsumer {
         Ok(LaneConsumer {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             channel,
-            queue: config.queue.clone(),
-            timeout: config.timeout,
+            config: config.clone(),
             delivered_tag: 0,
             settled_tag: 0,
             publish,
-            dead_letters: config.dead_letters.clone(),
             confirms: None,
+            tag: Arc::new(Mutex::new(consumer.tag())),
             consumer,
             stage: Stage::Consuming,
         })
@@ -114,7 +121,7 @@ impl LaneConsumer {
             Some(Ok(delivery)) => delivery,
             Some(Err(source)) => {
                 self.stage = Stage::Ended;
-                let tried = format!("consuming `{}`", self.queue);
+                let tried = format!("consuming `{}`", self.config.queue);
                 return Err(BrokerError::amqp(tried, source));
             }
             None if self.stage == Stage::Cancelled => {
@@ -147,8 +154,8 @@ impl LaneConsumer {
         // First, so that the end of the stream is ours even if this future is dropped half-way.
         self.stage = Stage::Cancelled;
         let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
-        let tried = || format!("cancelling the consumer of `{}`", self.queue);
-        let result = timed(self.timeout, tried, cancel).await;
+        let tried = || format!("cancelling the consumer of `{}`", self.config.queue);
+        let result = timed(self.config.timeout, tried, cancel).await;
         if result.is_err() {
             self.stage = Stage::Ended;
         }
@@ -158,16 +165,22 @@ impl LaneConsumer {
     /// Consumes again on the same channel, with another prefetch; tags go on where they were.
     pub async fn resume(&mut self, prefetch: u16) -> Result<(), BrokerError> {
         if self.stage != Stage::Drained {
-            return Err(BrokerError::NotDrained { queue: self.queue.clone() });
+            return Err(BrokerError::NotDrained { queue: self.config.queue.clone() });
         }
         self.stage = Stage::Ended;
-        self.consumer = consume(&self.channel, &self.queue, prefetch, self.timeout).await?;
+        let config::Broker { queue, timeout, .. } = &self.config;
+        self.consumer = consume(&self.channel, queue, prefetch, *timeout).await?;
+        *self.tag.lock().unwrap_or_else(PoisonError::into_inner) = self.consumer.tag();
         self.stage = Stage::Consuming;
         Ok(())
     }
 
+    pub(super) fn grip(&self) -> Grip {
+        Grip { channel: self.channel.clone(), tag: self.tag.clone() }
+    }
+
     fn cancelled_by_broker(&self) -> BrokerError {
-        BrokerError::ConsumerCancelled { queue: self.queue.clone() }
+        BrokerError::ConsumerCancelled { queue: self.config.queue.clone() }
     }
 }
 
@@ -220,5 +233,14 @@ impl Incoming {
             body: Bytes::from(delivery.data),
             properties: Properties(properties),
         }
+    }
+}
+
+impl Grip {
+    /// Returns when the broker hands no more to this lane.
+    pub async fn cancel(&self) {
+        let tag = self.tag.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Where it fails, the channel has no consumer any more.
+        let _ = self.channel.basic_cancel(tag, BasicCancelOptions::default()).await;
     }
 }

@@ -16,6 +16,8 @@ use super::consume::{Incoming, LaneConsumer};
 use super::error::BrokerError;
 use super::letter;
 use super::publish::{self, Confirming, begin, finish};
+use super::topology;
+use crate::config;
 
 /// Letters on their way at once: enough to hide the fsync of a confirm.
 const WINDOW: usize = 64;
@@ -42,15 +44,22 @@ pub struct DeadLetter<'a> {
 impl LaneConsumer {
     /// Publishes every letter, persistent and mandatory, and awaits every confirm.
     ///
-    /// On an error some may have arrived; call it again with the same, on a new channel.
+    /// On an error some may have arrived; call it again with the same, on a new channel. Where the
+    /// dead letters' queue is gone, it is there again by then if it may be declared here.
     pub async fn condemn(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), BrokerError> {
         if letters.is_empty() {
             return Ok(());
         }
         let published = self.publish_letters(letters).await;
-        if published.is_err() {
+        if let Err(error) = &published {
             // What is on its way there belongs to the failed try.
             self.confirms = None;
+            if error.is_missing_route() && self.config.declare_topology {
+                // If it fails, so does the next try, which says why.
+                let ensured = topology::ensure_dead_letters(&self.publish, &self.config).await;
+                let declared = ensured.map(|report| report.declared).unwrap_or_default();
+                tracing::warn!(?declared, "the dead letters had no place to go to");
+            }
         }
         published
     }
@@ -62,8 +71,9 @@ impl LaneConsumer {
 
     async fn publish_letters(&mut self, letters: &[DeadLetter<'_>]) -> Result<(), BrokerError> {
         let channel = self.confirm_channel().await?;
-        let exchange = short("exchange", &self.dead_letters)?;
-        let tried = || format!("publishing a dead letter to `{}`", self.dead_letters);
+        let config::Broker { dead_letters, timeout, .. } = &self.config;
+        let exchange = short("exchange", dead_letters)?;
+        let tried = || format!("publishing a dead letter to `{dead_letters}`");
         let mut window: VecDeque<(Confirming, usize)> =
             VecDeque::with_capacity(WINDOW.min(letters.len()));
         let mut bytes = 0;
@@ -71,7 +81,7 @@ impl LaneConsumer {
             while (window.len() == WINDOW || bytes + letter.body.len() > WINDOW_BYTES)
                 && let Some((oldest, size)) = window.pop_front()
             {
-                finish(oldest, self.timeout, tried).await?;
+                finish(oldest, *timeout, tried).await?;
                 bytes -= size;
             }
             bytes += letter.body.len();
@@ -86,7 +96,7 @@ impl LaneConsumer {
             window.push_back((confirming, letter.body.len()));
         }
         for (confirming, _) in window {
-            finish(confirming, self.timeout, tried).await?;
+            finish(confirming, *timeout, tried).await?;
         }
         Ok(())
     }
@@ -95,7 +105,7 @@ impl LaneConsumer {
         if let Some(channel) = &self.confirms {
             return Ok(channel.clone());
         }
-        let channel = publish::confirm_channel(&self.publish, self.timeout).await?;
+        let channel = publish::confirm_channel(&self.publish, self.config.timeout).await?;
         Ok(self.confirms.insert(Arc::new(channel)).clone())
     }
 }

@@ -97,6 +97,11 @@ impl BrokerError {
         }
     }
 
+    /// A publish found no exchange, or no queue behind it.
+    pub(super) fn is_missing_route(&self) -> bool {
+        matches!(self, Self::Unroutable { .. }) || self.reply().is_some_and(|(code, _)| code == 404)
+    }
+
     pub(super) fn amqp(tried: impl Into<String>, source: lapin::Error) -> Self {
         Self::Amqp { tried: tried.into(), source: Cause(source) }
     }

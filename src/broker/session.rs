@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use lapin::Connection;
 
 use super::connect;
-use super::consume::LaneConsumer;
+use super::consume::{Grip, LaneConsumer};
 use super::error::BrokerError;
 use super::topology::{self, Depth};
 use crate::config;
@@ -17,6 +18,9 @@ pub struct Session {
     consume: Connection,
     /// Shared with the lanes, which open their confirm channel on it when they first need it.
     publish: Arc<Connection>,
+    /// Also of lanes that have ended: what a closed channel returns is handed to the next lane,
+    /// which returns it once more.
+    lanes: Vec<Grip>,
     config: config::Broker,
 }
 
@@ -26,13 +30,17 @@ impl Session {
             connect::connect(config, "worker consume"),
             connect::connect(config, "worker publish"),
         )?;
-        Ok(Session { consume, publish: Arc::new(publish), config: config.clone() })
+        let (publish, lanes) = (Arc::new(publish), Vec::new());
+        Ok(Session { consume, publish, lanes, config: config.clone() })
     }
 
     /// A channel with a consumer that has at most `prefetch` deliveries unsettled.
-    pub async fn lane(&self, prefetch: u16) -> Result<LaneConsumer, BrokerError> {
+    pub async fn lane(&mut self, prefetch: u16) -> Result<LaneConsumer, BrokerError> {
         let channel = connect::channel(&self.consume, self.config.timeout).await?;
-        LaneConsumer::start(channel, self.publish.clone(), &self.config, prefetch).await
+        let publish = self.publish.clone();
+        let lane = LaneConsumer::start(channel, publish, &self.config, prefetch).await?;
+        self.lanes.push(lane.grip());
+        Ok(lane)
     }
 
     /// What waits in the queue and among the dead letters.
@@ -45,8 +53,11 @@ impl Session {
         self.consume.status().connected() && self.publish.status().connected()
     }
 
-    /// Says goodbye to the broker. What is not settled by now will be delivered again.
+    /// Says goodbye to the broker. What is not settled by now will be delivered again, and its
+    /// delivery count grows by one: no lane takes any more before the first of them returns
+    /// what it had.
     pub async fn close(self) {
+        join_all(self.lanes.iter().map(Grip::cancel)).await;
         tokio::join!(
             connect::close(&self.consume, self.config.timeout),
             connect::close(&self.publish, self.config.timeout),

@@ -90,8 +90,8 @@ impl LaneConsumer {
         };
         // A tag is never 0 here (it is above `settled_tag`), and 0 with `multiple` would mean all.
         let ack = self.channel.basic_ack(last, BasicAckOptions { multiple: true });
-        let tried = || format!("acknowledging deliveries of `{}`", self.queue);
-        timed(self.timeout, tried, ack).await?;
+        let tried = || format!("acknowledging deliveries of `{}`", self.config.queue);
+        timed(self.config.timeout, tried, ack).await?;
         let count = last - self.settled_tag;
         self.settled_tag = last;
         Ok(count)

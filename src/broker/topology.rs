@@ -77,16 +77,27 @@ async fn ensure_on(
     connection: &Connection,
     config: &config::Broker,
 ) -> Result<TopologyReport, BrokerError> {
-    let server = Server { connection, config };
-    let mut report = TopologyReport::default();
-    let (exchange, queue, dead) = (&config.exchange, &config.queue, &config.dead_letters);
     // The dead letters first: the queue never exists without the place its letters go to.
-    server.exchange(&mut report, dead, ExchangeKind::Fanout).await?;
-    server.queue(&mut report, dead, dead_letters_arguments()).await?;
-    server.bind(&mut report, dead, dead, "").await?;
+    let mut report = ensure_dead_letters(connection, config).await?;
+    let server = Server { connection, config };
+    let (exchange, queue) = (&config.exchange, &config.queue);
     server.exchange(&mut report, exchange, ExchangeKind::Topic).await?;
     server.queue(&mut report, queue, queue_arguments(config)).await?;
     server.bind(&mut report, queue, exchange, "#").await?;
+    Ok(report)
+}
+
+/// Their part alone, on a connection that is there.
+pub(super) async fn ensure_dead_letters(
+    connection: &Connection,
+    config: &config::Broker,
+) -> Result<TopologyReport, BrokerError> {
+    let server = Server { connection, config };
+    let mut report = TopologyReport::default();
+    let dead = &config.dead_letters;
+    server.exchange(&mut report, dead, ExchangeKind::Fanout).await?;
+    server.queue(&mut report, dead, dead_letters_arguments()).await?;
+    server.bind(&mut report, dead, dead, "").await?;
     Ok(report)
 }
 

@@ -18,6 +18,7 @@ mod drain;
 mod frozen;
 mod hold;
 mod memory;
+mod long_outage;
 mod ops;
 mod partitions;
 mod pipeline;

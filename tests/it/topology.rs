@@ -2,7 +2,7 @@
 
 use lapin::types::AMQPValue;
 
-use crate::harness::{DEFAULT_SETS, LONG, Message, Producer, Rig, eventually, seed};
+use crate::harness::{DEFAULT_SETS, LONG, Message, Producer, Rig, eventually, names, seed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn declaring_twice_changes_nothing() {
@@ -92,7 +92,8 @@ async fn a_queue_with_other_arguments_is_told_and_survived() {
 /// parked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_without_a_queue_is_not_lost() {
-    let rig = Rig::new(DEFAULT_SETS).await;
+    let mut rig = Rig::new(DEFAULT_SETS).await;
+    rig.set(names::DECLARE_TOPOLOGY, "false");
     let mut oracle = rig.oracle();
     let event = Producer::new(seed()).event();
     oracle.good(&event);
@@ -112,6 +113,44 @@ async fn a_dead_letter_without_a_queue_is_not_lost() {
     })
     .await;
     worker.assert_alive();
+    rig.set(names::DECLARE_TOPOLOGY, "true");
     rig.cli(&["manage", "topology"]).await.expect(0);
+    rig.finish(&oracle, vec![worker]).await;
+}
+
+/// The place for dead letters, deleted under a running worker, is there again when it is needed,
+/// with no hand and no new session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_place_for_dead_letters_is_declared_again() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let mut oracle = rig.oracle();
+    let mut producer = Producer::new(seed());
+    let worker = rig.warm_worker(&mut oracle, &mut producer).await;
+    let amqp = rig.amqp().await;
+    let place = rig.dead_letters_queue();
+    for (n, exchange_too) in [false, true].into_iter().enumerate() {
+        amqp.delete_queue(place).await;
+        if exchange_too {
+            amqp.delete_exchange(place).await;
+        }
+        // What was in it is gone with it.
+        oracle.dead.clear();
+        let bad = format!("{{ {n}");
+        oracle.bad("json", bad.as_str());
+        let mut messages = vec![Message::raw(bad)];
+        let events = producer.events(20);
+        oracle.all_good(&events);
+        messages.extend(events.iter().map(Message::object));
+        rig.publish(&messages).await;
+        eventually(LONG, "the letter to arrive", async || match amqp.ready(place).await? {
+            1 => Ok(()),
+            n => Err(format!("{n} there")),
+        })
+        .await;
+        rig.wait_arrived(&oracle).await;
+        worker.assert_books_balance().await;
+    }
+    let metrics = worker.metrics().await.unwrap();
+    assert_eq!(metrics.sum(names::SESSIONS), 1.0, "sessions");
     rig.finish(&oracle, vec![worker]).await;
 }
