@@ -16,6 +16,7 @@ mod cuts;
 mod dead_letters;
 mod drain;
 mod frozen;
+mod full_disk;
 mod hold;
 mod memory;
 mod long_outage;
