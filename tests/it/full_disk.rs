@@ -99,6 +99,8 @@ async fn a_nearly_full_disk_under_rabbitmq_is_waited_out() {
     assert_eq!(stored as usize, oracle.payloads.len(), "what is good goes on");
     ballast.drop();
     resumed(&rig, &mut worker, &oracle).await;
+    let metrics = worker.metrics().await.unwrap();
+    assert_eq!(metrics.sum(names::SESSIONS), 1.0, "held, never returned");
     rig.finish(&oracle, vec![worker]).await;
 }
 
