@@ -48,17 +48,20 @@ async fn a_full_disk_under_the_wal_is_waited_out() {
     let mut producer = Producer::new(seed());
     let mut worker = rig.warm_worker(&mut oracle, &mut producer).await;
     let ballast = Ballast::fill(&disk, 0);
-    // More than is left of a segment of 16 MiB.
-    let events = large_events(&mut producer, 10_000);
-    oracle.all_good(&events);
-    rig.publish_events(&events).await;
-    eventually(LONG, "postgres to die of it", async || {
-        match rig.servers().log(Server::Postgres).contains("PANIC") {
-            true => Ok(()),
-            false => Err("it lives".to_owned()),
-        }
+    // There may be segments that were made ahead: they are used up first.
+    let mut pg = rig.pg().await;
+    let message = "pg_logical_emit_message(false, 'test', repeat('x', 8000000))";
+    let sql = format!("SELECT length({message}::text)::bigint");
+    eventually(LONG, "postgres to die of it", async || match pg.try_int(&sql).await {
+        Ok(_) => Err("it lives".to_owned()),
+        Err(_) => Ok(()),
     })
     .await;
+    let log = rig.servers().log(Server::Postgres);
+    assert!(log.contains("PANIC"), "it did not die of it:\n{log}");
+    let events = large_events(&mut producer, 1000);
+    oracle.all_good(&events);
+    rig.publish_events(&events).await;
     held(&rig, &mut worker, "postgres").await;
     ballast.drop();
     rig.control(Verb::Start, Server::Postgres);
