@@ -44,7 +44,7 @@ pub trait Broker: Send + Sync {
 
     /// A channel with a consumer that has at most `prefetch` deliveries unsettled.
     fn lane(
-        &self,
+        &mut self,
         prefetch: u16,
     ) -> impl Future<Output = Result<Self::Consumer, BrokerError>> + Send;
 
@@ -128,7 +128,7 @@ impl Servers for Real {
 impl Broker for broker::Session {
     type Consumer = LaneConsumer;
 
-    async fn lane(&self, prefetch: u16) -> Result<LaneConsumer, BrokerError> {
+    async fn lane(&mut self, prefetch: u16) -> Result<LaneConsumer, BrokerError> {
         self.lane(prefetch).await
     }
 

@@ -44,7 +44,7 @@ impl Drop for Connection {
 impl Broker for Connection {
     type Consumer = SimConsumer;
 
-    async fn lane(&self, prefetch: u16) -> Result<SimConsumer, BrokerError> {
+    async fn lane(&mut self, prefetch: u16) -> Result<SimConsumer, BrokerError> {
         let sim = &self.models.sim;
         sim.take_time(5).await;
         let mut world = sim.lock();

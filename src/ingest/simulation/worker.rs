@@ -167,6 +167,7 @@ fn ingest(models: &Models) -> config::Ingest {
         breaker_percent: dice.pick(&[0, 0, 50]),
         breaker_events: 10,
         breaker_wait: Duration::from_secs(30),
+        watchdog: Duration::from_secs(60),
         drain: Duration::from_secs(dice.between(1, 25)),
         retry_min: retry,
         retry_max: retry,

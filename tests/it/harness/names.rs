@@ -32,7 +32,6 @@ pub const REDIS_HOLD_SECS: &str = "ROLLCALL_REDIS_HOLD_SECS";
 pub const STORE_TIMEOUT_SECS: &str = "ROLLCALL_STORE_TIMEOUT_SECS";
 pub const REDIS_TIMEOUT_MS: &str = "ROLLCALL_REDIS_TIMEOUT_MS";
 pub const RETRY_MIN_MS: &str = "ROLLCALL_RETRY_MIN_MS";
-pub const RETRY_MAX_SECS: &str = "ROLLCALL_RETRY_MAX_SECS";
 pub const LOG_FORMAT: &str = "ROLLCALL_LOG_FORMAT";
 
 /// Header of a dead letter that says why.
