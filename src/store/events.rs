@@ -66,6 +66,8 @@ pub struct EventStore {
     partition_by: PartitionBy,
     /// Rows per statement. Halved when one took too long, doubled when one did not.
     rows_max: usize,
+    /// The last look for bad payloads found some.
+    expects_bad: bool,
 }
 
 impl EventStore {
@@ -90,7 +92,13 @@ impl EventStore {
         }
         migrate::read_state(&mut link).await?.required()?;
         let ranges = Ranges::new(partitions::ranges(&mut link).await?);
-        Ok(EventStore { link, ranges, partition_by: store.partition_by, rows_max: usize::MAX })
+        Ok(EventStore {
+            link,
+            ranges,
+            partition_by: store.partition_by,
+            rows_max: usize::MAX,
+            expects_bad: false,
+        })
     }
 
     /// True after a lost connection, a timeout of ours or an insert that was dropped half way: make
@@ -164,6 +172,12 @@ impl Table for EventStore {
         rows: &[Row<'_>],
         part: &[usize],
     ) -> Result<Vec<Refused>, StoreError> {
-        statements::bad_payloads(&mut self.link, rows, part).await
+        let bad = statements::bad_payloads(&mut self.link, rows, part).await?;
+        self.expects_bad = !bad.is_empty();
+        Ok(bad)
+    }
+
+    fn expects_bad(&self) -> bool {
+        self.expects_bad
     }
 }
