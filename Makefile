@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test bench fmt lint install
+.PHONY: help demo up down clean-servers build test chaos bench fmt lint install
 
 dev := .rollcall/dev
 
@@ -37,6 +37,11 @@ build: ## the release binary: target/release/rollcall
 
 test: install lint ## everything: format, clippy, unit, property and integration tests
 	cargo test --locked --features fault-points
+
+chaos: install ## the long versions of the fault tests: 200,000 events and 35 kills, 1,800 cuts
+	ROLLCALL_TEST_CHAOS_EVENTS=200000 ROLLCALL_TEST_CHAOS_WORKER_KILLS=20 \
+	  ROLLCALL_TEST_CHAOS_SERVER_KILLS=5 ROLLCALL_TEST_CUTS=1800 \
+	  cargo test --locked --features fault-points --test it -- --nocapture chaos:: cuts::
 
 bench: install ## measure on private servers: ceilings, drain, latency, memory (BENCH=single for a part)
 	@scripts/bench $(BENCH)

@@ -7,6 +7,7 @@
 mod harness;
 
 mod bad_input;
+mod chaos;
 mod classified;
 mod cli;
 mod cloudevents;
@@ -18,12 +19,13 @@ mod drain;
 mod frozen;
 mod full_disk;
 mod hold;
-mod memory;
 mod long_outage;
+mod memory;
 mod ops;
 mod partitions;
 mod pipeline;
 mod recomputed;
+mod rolling;
 mod sets;
 mod topology;
 mod watchdog;

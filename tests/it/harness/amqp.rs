@@ -9,6 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 
 use super::message::Message;
+use super::wait::LONG;
 
 pub struct Amqp {
     connection: Connection,
@@ -68,25 +69,40 @@ impl Amqp {
 
     async fn publish_as(&self, exchange: &str, routing_key: &str, messages: &[Message]) {
         for window in messages.chunks(WINDOW) {
-            let mut confirms = Vec::with_capacity(window.len());
-            for message in window {
-                let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-                let sent = self.channel.basic_publish(
-                    exchange.into(),
-                    routing_key.into(),
-                    options,
-                    &message.body,
-                    properties(message),
-                );
-                confirms.push(sent.await.expect("the message is sent"));
-            }
-            for confirm in join_all(confirms).await {
-                match confirm.expect("a confirm comes") {
-                    Confirmation::Ack(None) => {}
-                    other => panic!("a publish was answered with {other:?}"),
-                }
+            for answer in self.offer(exchange, routing_key, window).await {
+                answer.expect("the broker takes the message");
             }
         }
+    }
+
+    /// Publishes the same way, and tells of each whether it was confirmed. One that was not may
+    /// have arrived all the same.
+    pub async fn offer(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        messages: &[Message],
+    ) -> Vec<Result<(), String>> {
+        let mut confirms = Vec::with_capacity(messages.len());
+        for message in messages {
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let sent = self.channel.basic_publish(
+                exchange.into(),
+                routing_key.into(),
+                options,
+                &message.body,
+                properties(message),
+            );
+            // What cannot be sent is answered as what was not confirmed.
+            let sent = sent.await;
+            confirms.push(async move {
+                match tokio::time::timeout(LONG, async { sent?.await }).await {
+                    Ok(Ok(Confirmation::Ack(None))) => Ok(()),
+                    other => Err(format!("a publish was answered with {other:?}")),
+                }
+            });
+        }
+        join_all(confirms).await
     }
 
     /// Messages ready in a queue that must exist.

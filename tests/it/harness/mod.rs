@@ -2,7 +2,9 @@
 //! raw clients, and the oracle that says what must be true at the end.
 
 mod amqp;
+mod fleet;
 mod http;
+mod laws;
 mod message;
 pub mod names;
 mod oracle;
@@ -11,20 +13,27 @@ mod process;
 mod producer;
 mod proxy;
 mod proxy_selftest;
+mod publisher;
 mod redis;
 mod rig;
 mod selftest;
 mod servers;
+mod stream;
 mod wait;
+mod witness;
 
 pub use amqp::Amqp;
+pub use fleet::Fleet;
 pub use message::Message;
 pub use oracle::Oracle;
 pub use pg::Pg;
 pub use process::Worker;
-pub use producer::{Producer, seed};
+
+pub use producer::{Producer, Rng, seed};
 pub use proxy::{Ending, Flow, Proxy, Way};
+pub use publisher::Publisher;
 pub use redis::Redis;
 pub use rig::{DEFAULT_SETS, Rig};
 pub use servers::{Server, Verb};
+pub use stream::Stream;
 pub use wait::{LONG, SHORT, eventually};

@@ -11,6 +11,7 @@ pub const BATCH_EVENTS_MAX: &str = "ROLLCALL_BATCH_EVENTS_MAX";
 pub const PREFETCH_BYTES: &str = "ROLLCALL_PREFETCH_BYTES";
 pub const BATCH_BYTES_MAX: &str = "ROLLCALL_BATCH_BYTES_MAX";
 pub const MEMORY_MAX_BYTES: &str = "ROLLCALL_MEMORY_MAX_BYTES";
+pub const PREFETCH_MAX: &str = "ROLLCALL_PREFETCH_MAX";
 pub const DRAIN_SECS: &str = "ROLLCALL_DRAIN_SECS";
 pub const MESSAGE_BYTES_MAX: &str = "ROLLCALL_MESSAGE_BYTES_MAX";
 pub const EVENT_AGE_MAX_DAYS: &str = "ROLLCALL_EVENT_AGE_MAX_DAYS";
@@ -47,6 +48,7 @@ pub const SESSIONS: &str = "rollcall_sessions_total";
 pub const SESSION_ERRORS: &str = "rollcall_session_errors_total";
 pub const SUSPECTS: &str = "rollcall_suspects_total";
 pub const RETRIES: &str = "rollcall_retries_total";
+pub const BREAKER_TRIPS: &str = "rollcall_breaker_trips_total";
 pub const IN_FLIGHT: &str = "rollcall_deliveries_in_flight";
 
 /// The log line that tells the port of health and metrics, in its field `addr`.

@@ -46,6 +46,28 @@ impl Pg {
         .expect("what was decoded is valid jsonb")
     }
 
+    /// Every row, as `(occurred_at, payload)`; the time in UTC, as events write it.
+    pub async fn stored(&mut self) -> Vec<(String, String)> {
+        sqlx::query_as(
+            r#"SELECT to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                      payload::text FROM events"#,
+        )
+        .fetch_all(&mut self.0)
+        .await
+        .expect("the table can be read")
+    }
+
+    /// Has every insert take up to this long, at random: a disk that others use as well. Work is
+    /// then under way at any moment, on a fast machine too.
+    pub async fn slow_down(&mut self, seconds_max: f64) {
+        self.run(&format!(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(random() * {seconds_max}); RETURN NULL; END $$;
+             CREATE TRIGGER slow AFTER INSERT ON events EXECUTE FUNCTION slow()"
+        ))
+        .await;
+    }
+
     /// Events in the table now.
     pub async fn events(&mut self) -> Result<i64, String> {
         self.try_int("SELECT count(*) FROM events").await

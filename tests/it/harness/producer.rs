@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
-use uuid::Builder;
+use uuid::{Builder, Uuid};
 
 /// The seed of this run: `TEST_SEED`, or the clock. Printed, so that a failure can be had again.
 pub fn seed() -> u64 {
@@ -39,6 +39,17 @@ impl Rng {
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
+
+    pub fn uuid(&mut self) -> Uuid {
+        let bits = (u128::from(self.next()) << 64) | u128::from(self.next());
+        Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
+    }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in (1..items.len()).rev() {
+            items.swap(at, self.below(at as u64 + 1) as usize);
+        }
+    }
 }
 
 const STATES: [&str; 6] = ["CA", "NY", "TX", "WA", "São Paulo", "a:b"];
@@ -53,16 +64,19 @@ pub struct Producer {
 
 impl Producer {
     pub fn new(seed: u64) -> Producer {
+        Producer::at(seed, OffsetDateTime::now_utc())
+    }
+
+    /// The same events for the same seed and time.
+    pub fn at(seed: u64, now: OffsetDateTime) -> Producer {
         // Whole microseconds, which is what Postgres holds: the oracle compares times exactly.
-        let now = OffsetDateTime::now_utc();
         let now = now.replace_microsecond(now.microsecond()).expect("its own is valid");
         Producer { rng: Rng(seed), now }
     }
 
     /// A fresh UUID.
     pub fn id(&mut self) -> String {
-        let bits = (u128::from(self.rng.next()) << 64) | u128::from(self.rng.next());
-        Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
+        self.rng.uuid().to_string()
     }
 
     /// A moment of the last two hours, to the microsecond.

@@ -5,7 +5,9 @@ use serde_json::json;
 use super::message::Message;
 use super::oracle::Oracle;
 use super::producer::{Producer, seed};
+use super::stream::Stream;
 use super::wait::{SHORT, eventually};
+use super::witness::Witness;
 use super::{http::Metrics, rig::Rig};
 
 #[test]
@@ -45,6 +47,32 @@ fn the_same_seed_makes_the_same_ids() {
     };
     assert_eq!(ids(7), ids(7));
     assert_ne!(ids(7), ids(8));
+}
+
+/// However well the laws hold in it.
+#[tokio::test]
+#[should_panic(expected = "inconclusive")]
+async fn a_run_in_which_nothing_happened_proves_nothing() {
+    let witness = Witness::new();
+    witness.arm(1);
+    witness.fired("a fault".to_owned());
+    witness.assert_conclusive();
+}
+
+#[test]
+fn a_stream_makes_the_same_message_again_and_no_two_alike() {
+    let stream = Stream::new(seed());
+    let bodies: Vec<_> = (0..500).map(|number| stream.message(number).message.body).collect();
+    for (number, body) in bodies.iter().enumerate() {
+        assert_eq!(stream.message(number as u64).message.body, *body);
+    }
+    let different: std::collections::BTreeSet<_> = bodies.iter().collect();
+    assert_eq!(different.len(), bodies.len());
+    let made = (0..500).map(|number| stream.message(number));
+    let (many, bad) = made.fold((0, 0), |(many, bad), made| {
+        (many + usize::from(made.events() > 1), bad + made.bad.len())
+    });
+    assert!(many > 50 && bad > 0, "{many} with several events, {bad} bad events");
 }
 
 /// Writes by hand what a worker would, so that the laws themselves are seen to hold and to break.

@@ -15,14 +15,31 @@ pub async fn eventually<T>(
     what: &str,
     mut check: impl AsyncFnMut() -> Result<T, String>,
 ) -> T {
-    let start = Instant::now();
+    let patience = Patience::new(deadline, what);
     loop {
         match check().await {
             Ok(value) => return value,
-            Err(why) if start.elapsed() > deadline => {
-                panic!("waited {deadline:?} for {what}, but {why}")
-            }
-            Err(_) => tokio::time::sleep(POLL).await,
+            Err(why) => patience.wait(&why).await,
         }
+    }
+}
+
+/// The same by hand, for a task of its own: an async closure that borrows is not `Send` enough.
+pub struct Patience<'a> {
+    start: Instant,
+    deadline: Duration,
+    what: &'a str,
+}
+
+impl<'a> Patience<'a> {
+    pub fn new(deadline: Duration, what: &'a str) -> Patience<'a> {
+        Patience { start: Instant::now(), deadline, what }
+    }
+
+    /// Until it is worth asking again; panics when the deadline has passed.
+    pub async fn wait(&self, why: &str) {
+        let Patience { start, deadline, what } = self;
+        assert!(start.elapsed() <= *deadline, "waited {deadline:?} for {what}, but {why}");
+        tokio::time::sleep(POLL).await;
     }
 }
