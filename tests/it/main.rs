@@ -16,6 +16,7 @@ mod crash;
 mod cuts;
 mod dead_letters;
 mod drain;
+mod flood;
 mod frozen;
 mod full_disk;
 mod hold;
