@@ -90,18 +90,17 @@ async fn nothing_is_lost_or_doubled_however_often_anything_is_killed() {
     oracle.dead_may_repeat = true;
 
     let mut fleet = Fleet::start(&rig, WORKERS).await;
-    let publisher = Publisher::start(&rig, Stream::new(seed), seed, size.events, 5);
+    let publisher = Publisher::start(&rig, Stream::new(seed), seed, 5);
     let plan = plan(seed, &size);
     fleet.witness.arm(size.worker_kills + 3 * size.server_kills);
     for (at, fault) in plan {
-        fleet.wait_stored(&publisher, at, AHEAD).await;
         match fault {
             Fault::Worker(slot) => {
-                fleet.wait_at_work(slot).await;
+                fleet.wait_at_work(&publisher, at, AHEAD, slot).await;
                 fleet.kill(slot).await;
             }
             Fault::Server(server, along) => {
-                fleet.wait_at_work(0).await;
+                fleet.wait_at_work(&publisher, at, AHEAD, 0).await;
                 outage(&rig, &mut fleet, server, along, declared).await;
             }
         }
@@ -120,8 +119,7 @@ async fn nothing_is_lost_or_doubled_however_often_anything_is_killed() {
     })
     .await;
     println!("a new event was visible {:?} after the last fault", over.elapsed());
-    fleet.wait_stored(&publisher, size.events * 9 / 10, AHEAD).await;
-    let published = publisher.finish(&mut oracle).await;
+    let published = publisher.finish(size.events, &mut oracle).await;
     println!(
         "{} events in {} messages, {} publishes had to be repeated",
         published.events, published.messages, published.failures

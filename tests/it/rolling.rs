@@ -29,22 +29,21 @@ async fn a_rolling_deploy_under_load_is_not_noticed() {
     let mut fleet = Fleet::start(&rig, WORKERS).await;
     let mut stream = Stream::new(seed);
     stream.bad_percent = 0;
-    let events = (WORKERS * ROUNDS + 1) as u64 * STEP + AHEAD;
-    let publisher = Publisher::start(&rig, stream, seed, events, 0);
+    let publisher = Publisher::start(&rig, stream, seed, 0);
     fleet.witness.arm(WORKERS * ROUNDS);
     let (mut at, mut longest) = (0, Duration::ZERO);
     for _ in 0..ROUNDS {
         for slot in 0..WORKERS {
             at += STEP;
-            fleet.wait_stored(&publisher, at, AHEAD).await;
-            fleet.wait_at_work(slot).await;
+            fleet.wait_at_work(&publisher, at, AHEAD, slot).await;
             let (status, took) = fleet.replace(slot).await;
             assert_eq!(status.code(), Some(0), "a drained worker ends with 0: {status}");
             assert!(took < DRAIN, "the drain took {took:?}");
             longest = longest.max(took);
         }
     }
-    let published = publisher.finish(&mut oracle).await;
+    let events = (WORKERS * ROUNDS + 1) as u64 * STEP + AHEAD;
+    let published = publisher.finish(events, &mut oracle).await;
     assert_eq!(published.failures, 0, "nothing happened to the broker");
     let witness = fleet.finish(&oracle).await;
     let of = |name: &str| witness.sum(name, "");

@@ -3,6 +3,7 @@
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use super::names;
 use super::oracle::Oracle;
 use super::pg::Pg;
 use super::process::Worker;
@@ -33,20 +34,29 @@ impl<'a> Fleet<'a> {
         (self.witness.began(worker.addr), worker)
     }
 
-    /// Waits until `events` are stored, and meanwhile keeps the publisher this far ahead of what is:
-    /// there is work under way all the time, and no more than that on an empty or a stalled queue.
-    pub async fn wait_stored(&mut self, publisher: &Publisher, events: u64, ahead: u64) {
+    /// Waits until `events` are stored and the worker in this slot has deliveries that it has not
+    /// settled. Meanwhile it keeps the publisher this far ahead of what is stored: there is work
+    /// under way all the time, and no more than that in a queue that stalls.
+    pub async fn wait_at_work(
+        &mut self,
+        publisher: &Publisher,
+        events: u64,
+        ahead: u64,
+        slot: usize,
+    ) {
         let mut pg: Option<Pg> = None;
         let (mut best, mut since) = (0, Instant::now());
         // The deadline is for each step on the way: the whole of it takes as long as it takes.
-        eventually(Duration::MAX, "events to be stored", async || {
+        eventually(Duration::MAX, "work to get on", async || {
             for (_, worker) in &mut self.workers {
                 worker.assert_alive();
             }
             let stored = stored(self.rig, &mut pg).await;
             if let Ok(stored) = stored {
                 publisher.allow(stored + ahead);
-                if stored >= events {
+                let metrics = self.workers[slot].1.metrics().await;
+                let in_flight = metrics.map_or(0.0, |metrics| metrics.sum(names::IN_FLIGHT));
+                if stored >= events && in_flight > 0.0 {
                     return Ok(());
                 }
                 if stored > best {
@@ -61,11 +71,6 @@ impl<'a> Fleet<'a> {
             Err(String::new())
         })
         .await;
-    }
-
-    /// Waits until this worker has deliveries that it has not settled.
-    pub async fn wait_at_work(&self, slot: usize) {
-        self.workers[slot].1.wait_in_flight().await;
     }
 
     /// SIGKILL, and another in its place at once.

@@ -22,9 +22,16 @@ const WINDOW: usize = 500;
 
 pub struct Publisher {
     stream: Stream,
-    allowed: watch::Sender<u64>,
+    allowance: watch::Sender<Allowance>,
     confirmed: Arc<AtomicU64>,
     task: JoinHandle<Ledger>,
+}
+
+/// How many events may be issued altogether, and whether that is all there will be.
+#[derive(Clone, Copy, Default)]
+struct Allowance {
+    events: u64,
+    last: bool,
 }
 
 /// What was issued, and what was confirmed, by the numbers of the messages.
@@ -45,44 +52,40 @@ pub struct Published {
 }
 
 impl Publisher {
-    /// Publishes `events` events, or a few more, so far as it is allowed to; `duplicates` per cent
-    /// of the messages are followed by an earlier one.
-    pub fn start(rig: &Rig, stream: Stream, seed: u64, events: u64, duplicates: u64) -> Publisher {
-        let (allowed, allowance) = watch::channel(0);
+    /// Publishes what it is allowed to, or a few events more; `duplicates` per cent of the messages
+    /// are followed by an earlier one.
+    pub fn start(rig: &Rig, stream: Stream, seed: u64, duplicates: u64) -> Publisher {
+        let (allowance, allowed) = watch::channel(Allowance::default());
         let confirmed = Arc::new(AtomicU64::new(0));
         let work = Work {
             url: rig.amqp_url().to_owned(),
             exchange: rig.exchange().to_owned(),
             stream: stream.clone(),
             rng: Rng(seed),
-            events,
             duplicates,
-            allowance,
+            allowed,
             confirmed: confirmed.clone(),
             issued_events: 0,
             ledger: Ledger { issued: 0, unconfirmed: BTreeSet::new(), failures: 0 },
             again: VecDeque::new(),
         };
-        Publisher { stream, allowed, confirmed, task: tokio::spawn(work.run()) }
+        Publisher { stream, allowance, confirmed, task: tokio::spawn(work.run()) }
     }
 
     /// Lets it issue up to this many events altogether.
     pub fn allow(&self, events: u64) {
-        self.allowed.send_if_modified(|allowed| {
-            let more = events > *allowed;
-            *allowed = events.max(*allowed);
-            more
-        });
+        self.allowance.send_modify(|allowed| allowed.events = allowed.events.max(events));
     }
 
     pub fn confirmed(&self) -> u64 {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    /// Lets it come to its end, and tells the oracle. All that was issued is then confirmed, so the
+    /// Lets it come to its end at this many events, or where it is already, and tells the oracle. All that was issued is then confirmed, so the
     /// oracle's rows are both what must be there and all that may be.
-    pub async fn finish(self, oracle: &mut Oracle) -> Published {
-        self.allow(u64::MAX);
+    pub async fn finish(self, events: u64, oracle: &mut Oracle) -> Published {
+        self.allow(events);
+        self.allowance.send_modify(|allowed| allowed.last = true);
         let ledger = self.task.await.expect("the publisher gets to its end");
         assert!(ledger.unconfirmed.is_empty(), "not confirmed: {:?}", ledger.unconfirmed);
         let mut events = 0;
@@ -100,9 +103,8 @@ struct Work {
     exchange: String,
     stream: Stream,
     rng: Rng,
-    events: u64,
     duplicates: u64,
-    allowance: watch::Receiver<u64>,
+    allowed: watch::Receiver<Allowance>,
     confirmed: Arc<AtomicU64>,
     issued_events: u64,
     ledger: Ledger,
@@ -154,18 +156,18 @@ impl Work {
                 window.push((number, self.stream.message(number)));
                 continue;
             }
-            if self.issued_events >= self.events {
-                break;
-            }
-            if self.issued_events >= *self.allowance.borrow() {
-                if !window.is_empty() {
+            let allowed = *self.allowed.borrow();
+            if self.issued_events >= allowed.events {
+                if !window.is_empty() || allowed.last {
                     break;
                 }
-                let issued = self.issued_events;
                 // Its sender is gone with a test that failed.
-                if self.allowance.wait_for(|&allowed| allowed > issued).await.is_err() {
+                let issued = self.issued_events;
+                let more = |allowed: &Allowance| allowed.last || allowed.events > issued;
+                if self.allowed.wait_for(more).await.is_err() {
                     break;
                 }
+                continue;
             }
             let number = self.ledger.issued;
             self.ledger.issued += 1;
