@@ -4,9 +4,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test chaos bench fmt lint install
+.PHONY: help demo up down clean-servers build test test-next chaos bench fmt lint install
 
 dev := .rollcall/dev
+next := $(CURDIR)/.rollcall/next
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -29,8 +30,9 @@ down: ## stop them, keep the data of RabbitMQ and Postgres
 	@scripts/servers down $(dev)
 
 clean-servers: ## stop every set under .rollcall and delete its data
-	@for set in .rollcall/*/; do [[ ! -e $$set ]] || scripts/servers remove "$$set"; done
-	@rm -rf .rollcall
+	@for set in .rollcall/*/; do \
+	  [[ ! -e $$set || $(CURDIR)/$$set -ef $(next) ]] || scripts/servers remove "$$set"; done
+	@[[ ! -d .rollcall ]] || find .rollcall -mindepth 1 -maxdepth 1 ! -name next -exec rm -rf {} +
 
 build: ## the release binary: target/release/rollcall
 	cargo build --release --locked
@@ -42,6 +44,14 @@ chaos: install ## the long versions of the fault tests: 200,000 events and 35 ki
 	ROLLCALL_TEST_CHAOS_EVENTS=200000 ROLLCALL_TEST_CHAOS_WORKER_KILLS=20 \
 	  ROLLCALL_TEST_CHAOS_SERVER_KILLS=5 ROLLCALL_TEST_CUTS=1800 \
 	  cargo test --locked --features fault-points --test it -- --nocapture chaos:: cuts::
+
+test-next: ## the integration tests against Debian 13's servers, with Redis 8, then with Valkey 8
+	@scripts/next-servers $(next)
+	@for redis in redis valkey; do \
+	  echo "test-next: RabbitMQ, Postgres and $$redis of $(next)"; \
+	  SERVERS_ROOT=$(next) SERVERS_REDIS=$$redis \
+	    cargo test --locked --features fault-points --test it -- $(TESTS); \
+	done
 
 bench: install ## measure on private servers: ceilings, drain, latency, memory (BENCH=single for a part)
 	@scripts/bench $(BENCH)
