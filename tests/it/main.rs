@@ -29,4 +29,5 @@ mod recomputed;
 mod rolling;
 mod sets;
 mod topology;
+mod versions;
 mod watchdog;
