@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo up down clean-servers build test test-next chaos bench fmt lint install
+.PHONY: help demo up down clean-servers build test test-next fuzz bench fmt lint install
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -52,6 +53,9 @@ test-next: ## the integration tests against Debian 13's servers, with Redis 8, t
 	  SERVERS_ROOT=$(next) SERVERS_REDIS=$$redis \
 	    cargo test --locked --features fault-points --test it -- $(TESTS); \
 	done
+
+fuzz: ## fuzz the decoder and the encoding for FUZZ_SECS (60) each
+	@scripts/fuzz $(FUZZ)
 
 bench: install ## measure on private servers: ceilings, drain, latency, memory (BENCH=single for a part)
 	@scripts/bench $(BENCH)

@@ -5,6 +5,8 @@
 //! The body is walked in place: a payload is a slice of the message, not a tree and not a copy.
 
 mod cloud_event;
+#[cfg(any(test, fuzzing))]
+pub mod laws;
 mod reason;
 mod split;
 mod walk;

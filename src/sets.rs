@@ -9,6 +9,8 @@ mod additions;
 mod encode;
 mod fields;
 mod grammar;
+#[cfg(any(test, fuzzing))]
+pub mod laws;
 
 use std::time::Duration;
 
