@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help demo up down clean-servers build test test-next chaos bench fmt lint install
 .PHONY: help demo up down clean-servers build test test-next fuzz bench fmt lint install
+.PHONY: help demo up down clean-servers build test test-next fuzz mutants bench fmt lint install
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -56,6 +57,9 @@ test-next: ## the integration tests against Debian 13's servers, with Redis 8, t
 
 fuzz: ## fuzz the decoder and the encoding for FUZZ_SECS (60) each
 	@scripts/fuzz $(FUZZ)
+
+mutants: install ## break the code on purpose, and show which test notices (MUTANT=name for one)
+	@scripts/mutants $(MUTANT)
 
 bench: install ## measure on private servers: ceilings, drain, latency, memory (BENCH=single for a part)
 	@scripts/bench $(BENCH)
