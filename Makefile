@@ -66,11 +66,11 @@ bench: install ## measure on private servers: ceilings, drain, latency, memory (
 
 fmt: ## format the code
 	@scripts/need-components rustfmt
-	cargo fmt
+	cargo fmt && cargo fmt --manifest-path fuzz/Cargo.toml
 
 lint: ## check the format and run clippy, warnings being errors
 	@scripts/need-components rustfmt clippy
-	cargo fmt --check
+	cargo fmt --check && cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets --all-features -- -D warnings
 
 install: ## install RabbitMQ, Postgres and Redis by apt where they are missing
