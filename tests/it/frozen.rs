@@ -155,6 +155,7 @@ impl Trial {
         self.noticed(began).await;
         let noticed = began.elapsed();
         self.lasted(began, self.lasts).await;
+        let acked = self.acked().await.unwrap();
         self.end();
         let ended = Instant::now();
         let fresh = Producer::new(began.elapsed().as_nanos() as u64)
@@ -162,19 +163,25 @@ impl Trial {
         rig.publish_events(std::slice::from_ref(&fresh)).await;
         let (mut redis, users) = (rig.redis().await, format!("{}:users", rig.prefix()));
         let resumed = format!("{name}: work to resume");
-        eventually(RESUMED.saturating_sub(ended.elapsed()), &resumed, async || {
+        // From the confirm on: the machine may be slow to give it.
+        eventually(RESUMED, &resumed, async || {
             let there = ["SISMEMBER", &users, "the first one after it"];
             let visible = redis.int(&there).await == 1;
             let ready = worker.get("/readyz").await?;
-            let in_flight = worker.metrics().await?.sum(names::IN_FLIGHT);
-            match (visible, ready.status, in_flight) {
-                (true, 200, 0.0) => Ok(()),
-                _ => Err(format!("{visible}, {in_flight} in flight, {}", ready.body)),
+            let acks = self.acked().await? - acked;
+            match (visible, ready.status, acks) {
+                (true, 200, 1.0..) => Ok(()),
+                _ => Err(format!("visible: {visible}, {acks} acked, {}", ready.body)),
             }
         })
         .await;
         println!("{name}: noticed in {noticed:.1?}, resumed in {:.1?}", ended.elapsed());
         fresh
+    }
+
+    async fn acked(&self) -> Result<f64, String> {
+        let metrics = self.worker.metrics().await?;
+        Ok(metrics.sum_where(names::SETTLEMENTS, "outcome=\"ack\""))
     }
 
     /// Not ready all the while, as soon as it has noticed.
