@@ -4,9 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test test-next chaos bench fmt lint install
-.PHONY: help demo up down clean-servers build test test-next fuzz bench fmt lint install
-.PHONY: help demo up down clean-servers build test test-next fuzz mutants bench fmt lint install
+.PHONY: help demo up down clean-servers build test test-next chaos fuzz mutants bench fmt lint install
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
