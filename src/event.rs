@@ -7,6 +7,7 @@
 mod cloud_event;
 #[cfg(any(test, fuzzing))]
 pub mod laws;
+mod number;
 mod reason;
 mod split;
 mod walk;

@@ -2,7 +2,8 @@
 //!
 //! `supervisor` keeps a `session` alive, `lane` runs one consumer of it, `batch` gathers (pure),
 //! `prefetch` decides how much may wait in memory (pure), and `flush` writes a batch through all
-//! stages on one page. Nothing else in the crate knows that order.
+//! stages on one page. Nothing else in the crate knows that order. `servers` is what they ask of the
+//! three servers, and `simulation` runs all of it against models of those.
 
 pub mod batch;
 pub mod breaker;

@@ -17,7 +17,7 @@
 //!    may wait in memory, [`ingest::breaker`] whether too much of it is bad. Pure as well.
 //! 5. `ingest/flush` writes a batch through all stages, and says at each point what a crash there
 //!    costs. **The order of effects is on that page and nowhere else.** First [`store`]: one
-//!    INSERT of sorted rows, committed. While Postgres is away `ingest/hold` waits. (Of an idle
+//!    INSERT of sorted rows, committed; `store/insert` finds the rows that it refuses. While Postgres is away `ingest/hold` waits. (Of an idle
 //!    worker's neighbours it is `ingest/watch` that looks whether they answer.)
 //! 6. Then [`projection`]: one SADD or PFADD for each key, and when all are answered the mark in
 //!    `<prefix>:meta`. Also for events that Postgres had already: they may have come this far and
@@ -55,7 +55,9 @@
 //! - **An unbounded buffer of ours.** Prefetch bounds the one that lapin has.
 //! - **A second way to compute a member.** What repairs Redis from Postgres must go through
 //!   [`event::stored_additions`], the walk that live ingest takes.
-//! - **Traits with one implementation, and mocks.** Tests run real servers.
+//! - **Traits with one implementation, and mocks.** Tests run real servers. [`ingest::servers`] are
+//!   the only traits: `ingest/simulation` runs the core against models of the three that fail,
+//!   reorder and lose answers, on a clock of its own.
 //! - **Payloads, members and credentials in logs, metrics and errors.**
 //!
 //! # Where the client crates live

@@ -315,7 +315,10 @@ fn justified(rejected: &Rejected, element: &Bytes, format: split::Format, body: 
         }
         Reason::NulCharacter => text.contains("\\u0000") || format == CloudEventData,
         Reason::LoneSurrogate => tree.is_err() && text.to_lowercase().contains("\\ud"),
-        Reason::NumberRange => tree.is_err() && count(b"0123456789") > 0,
+        Reason::NumberRange => {
+            let long = text.contains(['e', 'E']) || text.len() > 16_383;
+            count(b"0123456789") > 0 && (tree.is_err() || long)
+        }
         Reason::MissingId => !plain || field("id", &Value::is_null),
         Reason::IdType => plain && field("id", &|id| !id.is_null() && !id.is_string()),
         Reason::IdLength => {

@@ -40,7 +40,7 @@ reasons! {
     TooNew = "too_new", "further ahead than ROLLCALL_CLOCK_SKEW_MAX_SECS";
     NulCharacter = "nul_character", "holds U+0000, which jsonb cannot";
     LoneSurrogate = "lone_surrogate", "holds half of a surrogate pair, which is no character";
-    NumberRange = "number_range", "a number outside the range of a 64-bit float";
+    NumberRange = "number_range", "a number outside the range of a 64-bit float, or too long for jsonb";
     FieldType = "field_type", "a field of a set that no member can be made of";
     MemberLength = "member_length", "a member or group over ROLLCALL_MEMBER_BYTES_MAX";
     TooManyMembers = "too_many_members", "adds more than ROLLCALL_EVENT_MEMBERS_MAX members";

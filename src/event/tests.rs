@@ -127,6 +127,8 @@ fn each_bad_body_has_its_reason() {
         (with(r#""text":"\udc00""#), Reason::LoneSurrogate),
         (with(r#""n":1e400000"#), Reason::NumberRange),
         (with(r#""n":[-1e999]"#), Reason::NumberRange),
+        (with(r#""n":1e-20000"#), Reason::NumberRange),
+        (with(r#""username":[1.5e-16383]"#), Reason::NumberRange),
         (with(&format!(r#""deep":{deep}"#)), Reason::Nesting),
         (with(r#""username":{"first":"ann"}"#), Reason::FieldType),
         (with(r#""username":1.5"#), Reason::FieldType),

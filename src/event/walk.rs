@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Reason, Rejected};
+use super::{Reason, Rejected, number};
 use crate::sets::{Captured, Fields, ROOT, Scalar};
 
 /// Walks `text`, which must be one JSON object; gives what stands at each path of `fields`.
@@ -17,11 +17,16 @@ pub(super) fn walk<'de>(
     fields: &Fields,
     nesting_max: usize,
 ) -> Result<Vec<Captured<'de>>, Rejected> {
-    let mut walk = Walk { fields, captured: fields.empty(), nesting_max, fault: None };
+    let mut walk =
+        Walk { fields, captured: fields.empty(), nesting_max, floats: false, fault: None };
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let root = Value { walk: &mut walk, node: Some(ROOT), depth: 1 };
     let walked = root.deserialize(&mut deserializer).and_then(|()| deserializer.end());
     match walked {
+        Ok(()) if walk.floats && number::is_too_long(text) => Err(Rejected::new(
+            Reason::NumberRange,
+            format!("a number of more than {} digits after the point", number::DIGITS_MAX),
+        )),
         Ok(()) => Ok(walk.captured),
         Err(error) => Err(walk.fault.take().unwrap_or_else(|| syntax(&error))),
     }
@@ -46,6 +51,8 @@ struct Walk<'f, 'de> {
     fields: &'f Fields,
     captured: Vec<Captured<'de>>,
     nesting_max: usize,
+    /// One was seen: only then is there a number that may be too long.
+    floats: bool,
     /// serde's errors are text: our own reason is kept beside.
     fault: Option<Rejected>,
 }
@@ -138,6 +145,7 @@ impl<'de> Visitor<'de> for Value<'_, '_, 'de> {
     /// A point, an exponent, -0, or an integer beyond 64 bits: its text is not the same after a
     /// trip through jsonb.
     fn visit_f64<E: de::Error>(mut self, _: f64) -> Result<(), E> {
+        self.walk.floats = true;
         self.root_must_be_object()?;
         self.keep(Captured::Unfit("a number that is not a 64-bit integer"));
         Ok(())
@@ -270,6 +278,7 @@ impl<'de> Visitor<'de> for Element<'_, '_, '_, 'de> {
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        self.value.walk.floats = true;
         self.elements.unfit = Some("an array that holds a number that is not a 64-bit integer");
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Bad input: each ends as a dead letter with its reason, alone. Its neighbours are stored and
 //! the worker goes on as if nothing had been.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{DEFAULT_SETS, LONG, Message, Producer, Rig, eventually, names, seed};
 
@@ -148,32 +148,58 @@ async fn a_bad_element_leaves_its_neighbours_alone() {
     rig.finish(&oracle, vec![worker]).await;
 }
 
-/// Valid JSON inside the range of f64 that jsonb's numeric cannot hold: found by Postgres alone, in
-/// the middle of a batch of good ones.
+/// Nothing is wrong with it that could be told without Postgres: a rule of the table itself, in the
+/// middle of a batch of good ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_postgres_refuses_is_dead_lettered_alone() {
     let rig = Rig::new(DEFAULT_SETS).await;
+    let rule = "ALTER TABLE events ADD CHECK (payload->>'text' IS DISTINCT FROM 'against a rule')";
+    rig.pg().await.run(rule).await;
     let mut oracle = rig.oracle();
     let mut producer = Producer::new(seed());
-    let mut events = producer.events(300);
+    let events = producer.events(300);
     oracle.all_good(&events);
-    let mut elements: Vec<String> = events.drain(..).map(|event| event.to_string()).collect();
-    let fine = format!("0.{}1", "0".repeat(20_000));
-    for (at, number) in
-        [(0, fine.as_str()), (150, "1e-20000"), (151, "-1e-400000"), (303, "1e-17000")]
-    {
-        let bad =
-            fill(&mut producer, &format!("{{IDENTITY, \"username\": \"bad\", \"x\": {number}}}"));
-        oracle.bad("store_refused", bad.clone());
-        elements.insert(at, bad);
+    let mut elements: Vec<String> = events.iter().map(Value::to_string).collect();
+    for at in [0, 150, 151, 303] {
+        let bad = producer.event_with(json!({"username": "bad", "text": "against a rule"}));
+        oracle.bad("store_refused", bad.to_string());
+        elements.insert(at, bad.to_string());
     }
     let worker = rig.worker().await;
     rig.publish(&[Message::array_of(elements)]).await;
     rig.wait_arrived(&oracle).await;
     for letter in rig.dead_letters().await {
-        assert_eq!(letter.header("sqlstate"), Some("22003"), "{letter:?}");
+        assert_eq!(letter.header("sqlstate"), Some("23514"), "{letter:?}");
         assert_eq!(letter.header("stage"), Some("store"));
     }
+    rig.finish(&oracle, vec![worker]).await;
+}
+
+/// Numbers that are floats to most readers and that jsonb will not have: known before they could fail
+/// a whole batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_jsonb_cannot_hold_fails_no_batch() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let mut oracle = rig.oracle();
+    let mut producer = Producer::new(seed());
+    let events = producer.events(20);
+    oracle.all_good(&events);
+    let mut elements: Vec<String> = events.iter().map(Value::to_string).collect();
+    let (fine, just_fits) =
+        (format!("0.{}1", "0".repeat(20_000)), format!("0.{}", "0".repeat(16_383)));
+    for number in [fine.as_str(), "1e-20000", "-1e-400000", "1e-17000", "0e99999"] {
+        let bad = fill(&mut producer, &format!("{{IDENTITY, \"x\": {number}}}"));
+        oracle.bad("number_range", bad.clone());
+        elements.push(bad);
+    }
+    let (id, moment) = (producer.id(), producer.moment());
+    let fits = format!(
+        "{{\"id\": \"{id}\", \"occurred_at\": \"{moment}\", \"x\": [{just_fits}, 1e-16383]}}"
+    );
+    oracle.row(&moment, &fits);
+    elements.push(fits);
+    let worker = rig.worker().await;
+    rig.publish(&[Message::array_of(elements)]).await;
     rig.finish(&oracle, vec![worker]).await;
 }
 

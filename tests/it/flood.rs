@@ -43,7 +43,7 @@ const CLASSES: [(&str, &str); 20] = [
     ("field_type", "{IDENTITY, \"username\": {\"first\": \"ann\"}}"),
     ("member_length", "{IDENTITY, \"username\": \"LONG LONG\"}"),
     ("too_many_members", "{IDENTITY, \"username\": [MANY MANY 1]}"),
-    ("store_refused", "{IDENTITY, \"username\": \"bad\", \"x\": 1e-20000}"),
+    ("number_range", "{IDENTITY, \"username\": \"bad\", \"x\": 1e-20000}"),
 ];
 
 /// A bad message of class `n`, counted on and on.
