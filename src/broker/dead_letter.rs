@@ -19,8 +19,9 @@ use super::publish::{self, Confirming, begin, finish};
 use super::topology;
 use crate::config;
 
-/// Letters on their way at once: enough to hide the fsync of a confirm.
-const WINDOW: usize = 64;
+/// Letters on their way at once: a confirm takes as long as the broker's fsync, whatever their
+/// number. With 64 a flood of bad events spent most of its time waiting.
+const WINDOW: usize = 1024;
 /// Their bodies together, as lapin buffers them; a letter of its own may be larger.
 const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 

@@ -148,7 +148,8 @@ async fn loading(scene: &mut Scene, redis: &mut Redis) {
         other.ask(&["PING"]).await.map(|_| other)
     })
     .await;
-    for key in redis.texts(&["KEYS", "*"]).await.unwrap() {
+    let ours = format!("{}:*", scene.rig.prefix());
+    for key in redis.texts(&["KEYS", &ours]).await.unwrap() {
         let hash = key.ends_with(":meta") || key.ends_with(":wm");
         let (read, write) = if hash { ("HGETALL", "HSET") } else { ("SMEMBERS", "SADD") };
         let all = redis.in_order(&[read, &key]).await.unwrap();
