@@ -131,7 +131,9 @@ async fn reset(servers: &Servers) -> Result<()> {
 }
 
 fn command(servers: &Servers, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    // Another build of it, to compare two within one run of the servers.
+    let binary = std::env::var_os("BENCH_BINARY");
+    let mut command = Command::new(binary.unwrap_or(env!("CARGO_BIN_EXE_rollcall").into()));
     command
         .args(arguments)
         .env("AMQP_URL", &servers.amqp)
