@@ -163,8 +163,8 @@ impl Trial {
         rig.publish_events(std::slice::from_ref(&fresh)).await;
         let (mut redis, users) = (rig.redis().await, format!("{}:users", rig.prefix()));
         let resumed = format!("{name}: work to resume");
-        // From the confirm on: the machine may be slow to give it.
-        eventually(RESUMED, &resumed, async || {
+        // From the moment that nothing is in the way any more, publishing included.
+        eventually(RESUMED.saturating_sub(ended.elapsed()), &resumed, async || {
             let there = ["SISMEMBER", &users, "the first one after it"];
             let visible = redis.int(&there).await == 1;
             let ready = worker.get("/readyz").await?;
