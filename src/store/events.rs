@@ -66,8 +66,6 @@ pub struct EventStore {
     partition_by: PartitionBy,
     /// Rows per statement. Halved when one took too long, doubled when one did not.
     rows_max: usize,
-    /// The last look for bad payloads found some.
-    expects_bad: bool,
 }
 
 impl EventStore {
@@ -92,13 +90,7 @@ impl EventStore {
         }
         migrate::read_state(&mut link).await?.required()?;
         let ranges = Ranges::new(partitions::ranges(&mut link).await?);
-        Ok(EventStore {
-            link,
-            ranges,
-            partition_by: store.partition_by,
-            rows_max: usize::MAX,
-            expects_bad: false,
-        })
+        Ok(EventStore { link, ranges, partition_by: store.partition_by, rows_max: usize::MAX })
     }
 
     /// True after a lost connection, a timeout of ours or an insert that was dropped half way: make
@@ -172,12 +164,6 @@ impl Table for EventStore {
         rows: &[Row<'_>],
         part: &[usize],
     ) -> Result<Vec<Refused>, StoreError> {
-        let bad = statements::bad_payloads(&mut self.link, rows, part).await?;
-        self.expects_bad = !bad.is_empty();
-        Ok(bad)
-    }
-
-    fn expects_bad(&self) -> bool {
-        self.expects_bad
+        statements::bad_payloads(&mut self.link, rows, part).await
     }
 }

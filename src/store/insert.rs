@@ -37,13 +37,6 @@ pub trait Table {
         rows: &[Row<'_>],
         part: &[usize],
     ) -> impl Future<Output = Result<Vec<Refused>, StoreError>> + Send;
-
-    /// Whether the last look for bad payloads found any: then it is looked before the insert, which
-    /// would only fail. A flood of bad events so costs a statement less for each batch, and no dead
-    /// rows.
-    fn expects_bad(&self) -> bool {
-        false
-    }
 }
 
 /// Stores `rows`, given in order of arrival; of two with one identity the first to arrive wins.
@@ -66,12 +59,6 @@ pub async fn insert(
     // What is still to do, the next part last. It grows only by halving: log2 n deep at most.
     let mut todo: Vec<Part> = parts(&order, *rows_max);
     while let Some(mut part) = todo.pop() {
-        if table.expects_bad() && !part.examined {
-            part.examine(table, rows, &mut stored).await?;
-        }
-        if part.rows.is_empty() {
-            continue;
-        }
         let error = match table.insert_part(rows, &part.rows).await {
             Ok(done) => {
                 stored.add(done);
@@ -83,8 +70,14 @@ pub async fn insert(
         match Remedy::of(error, &part) {
             Remedy::Refuse(row, why) => stored.refused.push(Refused { row, why }),
             Remedy::Examine => {
-                part.examine(table, rows, &mut stored).await?;
-                todo.push(part);
+                let bad = table.bad_payloads(rows, &part.rows).await?;
+                let places: HashSet<usize> = bad.iter().map(|refused| refused.row).collect();
+                part.rows.retain(|row| !places.contains(row));
+                part.examined = true;
+                stored.refused.extend(bad);
+                if !part.rows.is_empty() {
+                    todo.push(part);
+                }
             }
             Remedy::Halve => todo.extend(part.halves()),
             Remedy::HalveOnce(error) => {
@@ -125,21 +118,6 @@ struct Part {
 }
 
 impl Part {
-    /// Takes the rows out whose payload is no jsonb.
-    async fn examine(
-        &mut self,
-        table: &mut impl Table,
-        rows: &[Row<'_>],
-        stored: &mut Stored,
-    ) -> Result<(), StoreError> {
-        let bad = table.bad_payloads(rows, &self.rows).await?;
-        let places: HashSet<usize> = bad.iter().map(|refused| refused.row).collect();
-        self.rows.retain(|row| !places.contains(row));
-        self.examined = true;
-        stored.refused.extend(bad);
-        Ok(())
-    }
-
     /// The second half first: the next one to do is taken from the end.
     fn halves(mut self) -> [Part; 2] {
         let second = self.rows.split_off(self.rows.len() / 2);
