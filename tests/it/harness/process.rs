@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::http::{self, Metrics};
 use super::names;
-use super::wait::{LONG, SHORT, eventually};
+use super::wait::{LONG, Patience, SHORT, eventually};
 
 pub type Env = BTreeMap<String, String>;
 
@@ -219,18 +219,17 @@ pub async fn run(dir: &Path, args: &[&str], env: &Env, stdin: &[u8]) -> Run {
         .stderr(File::create(&err_path).expect("the test's folder can be written"))
         .spawn()
         .expect("the binary runs");
-    let ended = tokio::time::timeout(LONG, async {
-        loop {
-            match child.try_wait().expect("a child can be asked") {
-                Some(status) => return status,
-                None => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
+    let patience = Patience::new(LONG, "a command to end");
+    let ended = loop {
+        match child.try_wait().expect("a child can be asked") {
+            Some(status) => break Some(status),
+            None if patience.is_over() => break None,
+            None => patience.wait("it runs").await,
         }
-    });
-    let ended = ended.await;
+    };
     let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let (stdout, stderr) = (read(&out_path), read(&err_path));
-    let Ok(status) = ended else {
+    let Some(status) = ended else {
         let _ = child.kill();
         let _ = child.wait();
         panic!("rollcall {args:?} did not end in {LONG:?}\n{stdout}{stderr}");

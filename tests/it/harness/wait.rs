@@ -36,10 +36,14 @@ impl<'a> Patience<'a> {
         Patience { start: Instant::now(), deadline, what }
     }
 
+    pub fn is_over(&self) -> bool {
+        self.start.elapsed() > self.deadline
+    }
+
     /// Until it is worth asking again; panics when the deadline has passed.
     pub async fn wait(&self, why: &str) {
-        let Patience { start, deadline, what } = self;
-        assert!(start.elapsed() <= *deadline, "waited {deadline:?} for {what}, but {why}");
+        let Patience { deadline, what, .. } = self;
+        assert!(!self.is_over(), "waited {deadline:?} for {what}, but {why}");
         tokio::time::sleep(POLL).await;
     }
 }
