@@ -9,9 +9,11 @@ mod error;
 mod events;
 mod insert;
 mod link;
+pub mod marks;
 mod migrate;
 mod partitions;
 mod ranges;
+mod repair_lock;
 mod sqlstate;
 mod statements;
 
@@ -20,10 +22,14 @@ pub use error::{Cause, StoreError};
 pub use events::{EventStore, Refusal, Refused, Row, Stored};
 #[cfg(test)]
 pub use insert::{Table, insert};
+pub use link::Link;
+pub use marks::{History, Mark, Standing};
 pub use migrate::{Applied, MigrationReport, SchemaState, migrate, schema_state};
 pub use partitions::{Partition, list, make_ahead};
+pub use repair_lock::RepairLock;
 
 /// First half of every advisory lock of ours: "roll" in ASCII, which nobody else takes by accident.
-/// The second halves in use: 1 partitions (`migrations/0002_partitions.sql`), 2 migrations.
+/// The second halves in use: 1 partitions (`migrations/0002_partitions.sql`), 2 migrations, 3 repair.
 const ADVISORY_CLASS: i32 = 0x726f_6c6c;
 const ADVISORY_MIGRATE: i32 = 2;
+const ADVISORY_REPAIR: i32 = 3;
