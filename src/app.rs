@@ -56,6 +56,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
                 broker: broker.clone(),
                 store: store.clone(),
                 projection: redis.clone(),
+                sets: config.sets.clone(),
                 metrics: metrics.clone(),
                 generation_missing: Arc::default(),
                 silences: Arc::default(),
@@ -115,6 +116,7 @@ pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
         cli::Manage::Migrate(output) => manage::migrate(config.store()?, output).await,
         cli::Manage::Topology(output) => manage::topology(config.broker()?, output).await,
         cli::Manage::Partitions(output) => manage::partitions(config.store()?, output).await,
+        repair => return manage::repair(&config, repair).await,
     }?;
     Ok(Outcome::Done)
 }

@@ -110,6 +110,85 @@ Example:
 Example, from cron:
   12 3 * * *  rollcall manage partitions")]
     Partitions(Output),
+    /// Make sets anew from Postgres while ingest goes on, and put them in place in one step
+    ///
+    /// Readers see the old set until the new one is whole. Of all sets it begins a new generation.
+    /// Killed, it leaves what was there; what it had made expires within 15 minutes. A set that was
+    /// just added to ROLLCALL_SETS is filled from all history, once every worker knows it.
+    #[command(after_help = "\
+Examples:
+  rollcall manage rebuild
+  rollcall manage rebuild users_by_city --json")]
+    Rebuild {
+        /// Names of sets, as in ROLLCALL_SETS [default: all]
+        set: Vec<String>,
+        #[command(flatten)]
+        turn: Turn,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Add what Redis is known to lack since it was away or went back
+    ///
+    /// Workers do it by themselves; this does it now.
+    #[command(after_help = "\
+Example:
+  rollcall manage catch-up")]
+    CatchUp {
+        #[command(flatten)]
+        turn: Turn,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Compare sets with Postgres, both ways, while ingest goes on
+    ///
+    /// Names what is missing in Redis, and phantoms, which no event supports. Exit code 1 if
+    /// anything differs, also where it was repaired. It makes the sets a second time beside the live
+    /// ones, so Redis needs room for that.
+    #[command(after_help = "\
+Examples:
+  rollcall manage verify
+  rollcall manage verify users --repair
+  rollcall manage verify --sample 1000 --json")]
+    Verify {
+        /// Names of sets, as in ROLLCALL_SETS [default: all]
+        set: Vec<String>,
+        /// Look at so many events instead of all: finds that much is missing, not that little is
+        #[arg(long, value_name = "N", conflicts_with = "repair")]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+        sample: Option<u64>,
+        /// Add what is missing, take out phantoms, put keys right
+        #[arg(long)]
+        repair: bool,
+        /// Name at most so many members each way; all are counted
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+        #[command(flatten)]
+        turn: Turn,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take out the keys of sets that are no longer in ROLLCALL_SETS
+    #[command(after_help = "\
+Example, once no worker has the set any more:
+  rollcall manage prune --dry-run && rollcall manage prune")]
+    Prune {
+        /// Say what would go, and leave it
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        turn: Turn,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// One repairer works at a time in the whole fleet.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Turn {
+    /// How long to wait while another process repairs, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 600)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub wait: u32,
 }
 
 /// Publish sample events, or the lines of a file; every one is confirmed by the broker

@@ -111,12 +111,14 @@ pub fn decode(
     }
 }
 
-/// The members of a payload that Postgres returned: the same walk that live ingest takes. A row
-/// that is no event by today's rules supports no member.
+/// The members of a payload that Postgres returned: the same walk that live ingest takes. Each set
+/// by itself: a row that is no event by the rules of one set supports the members of the others.
 pub fn stored_additions(payload: &str, at: OffsetDateTime, rules: Rules<'_>) -> Additions {
-    walk::walk(payload, rules.sets.fields(), rules.limits.nesting_max)
-        .and_then(|fields| additions(&fields, at, rules))
-        .unwrap_or_default()
+    let Rules { sets, limits, now } = rules;
+    match walk::walk(payload, sets.fields(), limits.nesting_max) {
+        Ok(fields) => sets.stored_additions(&fields, at, now, limits),
+        Err(_) => Additions::default(),
+    }
 }
 
 /// An event of our own shape: `id` and `occurred_at` are fields of the object.

@@ -103,6 +103,8 @@ pub mod store;
 
 pub mod projection;
 
+pub mod repair;
+
 // The other commands, and what every role stands on.
 pub mod app;
 pub mod cli;
@@ -110,6 +112,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod health;
 pub mod manage;
+pub mod progress;
 pub mod publish;
 pub mod read;
 pub mod retry;

@@ -15,6 +15,7 @@ use rollcall::dead_letters::DeadLettersError;
 use rollcall::health::{OpsError, ProbeError};
 use rollcall::projection::ProjectionError;
 use rollcall::publish::PublishError;
+use rollcall::repair::RepairError;
 use rollcall::retry::Class;
 use rollcall::sets::KeyError;
 use rollcall::shutdown::Shutdown;
@@ -139,6 +140,7 @@ fn class(error: &(dyn std::error::Error + 'static)) -> Option<Class> {
         .or_else(|| error.downcast_ref().map(PublishError::class))
         .or_else(|| error.downcast_ref().map(DeadLettersError::class))
         .or_else(|| error.downcast_ref().map(BrokerError::class))
+        .or_else(|| error.downcast_ref().map(RepairError::class))
         .or_else(|| error.downcast_ref().map(StoreError::class))
         .or_else(|| error.downcast_ref().map(ProjectionError::class))
         .or_else(|| error.downcast_ref().map(OpsError::class))

@@ -1,5 +1,7 @@
 //! `rollcall manage`: what a worker must not do, or should not have to.
 
+mod repair;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use time::OffsetDateTime;
 use crate::cli::Output;
 use crate::telemetry::rfc3339;
 use crate::{broker, config, store};
+
+pub use repair::run as repair;
 
 /// Brings the schema up to date and makes the coming partitions.
 pub async fn migrate(config: &config::Store, output: Output) -> Result<()> {

@@ -6,7 +6,7 @@
 
 mod feed;
 mod pace;
-mod progress;
+
 mod summary;
 
 use std::collections::VecDeque;
@@ -24,9 +24,9 @@ use crate::sample::{Plan, Samples};
 use crate::shutdown::Shutdown;
 use crate::telemetry::chain;
 
+pub use crate::progress::Progress;
 use feed::{Feed, Packed, Tally};
 use pace::Pace;
-pub use progress::Progress;
 use summary::Summary;
 
 /// Unconfirmed messages at once. A quorum queue confirms after its fsync, so a few thousand cover

@@ -48,7 +48,7 @@ fn locate<'a>(sets: &'a Sets, which: &Which) -> Result<(&'a Set, String)> {
 
 async fn count(sets: &Sets, redis: &Projection, which: &Which, output: Output) -> Result<Known> {
     let (set, key) = locate(sets, which)?;
-    let answer = redis.cardinality(&key, set.kind).await?;
+    let answer = redis.cardinality(set, &key).await?;
     let approximate = set.kind == Kind::Estimated;
     let mut shown = json!({"set": set.name, "key": key, "approximate": approximate});
     tell(answer, output, &mut shown, |cardinality, shown| {
@@ -72,7 +72,7 @@ async fn contains(
     let written = if split { vec![written.join(":")] } else { written.to_vec() };
     let members = written.iter().map(|one| set.member(one)).collect::<Result<Vec<_>, _>>()?;
     let borrowed: Vec<&str> = members.iter().map(String::as_str).collect();
-    let answer = redis.contains(&key, set.kind, &borrowed).await?;
+    let answer = redis.contains(set, &key, &borrowed).await?;
     let mut shown = json!({"set": set.name, "key": key});
     tell(answer, output, &mut shown, |contained, shown| {
         let pairs = || members.iter().zip(&contained);
@@ -101,7 +101,7 @@ async fn members(
     let mut seen = HashSet::new();
     let mut cursor: Option<String> = None;
     loop {
-        let answer = redis.members(&key, set.kind, cursor.as_deref(), PAGE).await?;
+        let answer = redis.members(set, &key, cursor.as_deref(), PAGE).await?;
         let Answer::Known { value: page, .. } = answer else {
             return Ok(unknown());
         };
@@ -175,7 +175,7 @@ async fn describe(set: &Set, redis: &Projection) -> Result<Value, ProjectionErro
         "approximate": set.kind == Kind::Estimated, "cardinality": null, "keys": null,
     });
     if set.window.is_none() && set.group_fields == 0 {
-        if let Answer::Known { value, .. } = redis.cardinality(set.base_key(), set.kind).await? {
+        if let Answer::Known { value, .. } = redis.cardinality(set, set.base_key()).await? {
             row["cardinality"] = json!(value);
         }
         return Ok(row);
@@ -221,6 +221,8 @@ fn tell<T>(
 }
 
 fn unknown() -> Known {
-    eprintln!("rollcall: unknown: Redis holds no generation, so its sets may be half empty");
+    eprintln!(
+        "rollcall: unknown: Redis holds no generation or not all of this set, so it may be half empty"
+    );
     Known::No
 }

@@ -15,6 +15,7 @@ pub mod laws;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 pub use additions::{Addition, Additions, Fault};
 pub use encode::encode;
@@ -26,6 +27,7 @@ pub struct Sets {
     prefix: String,
     definitions: Vec<Set>,
     fields: Fields,
+    ttl: WindowTtl,
 }
 
 /// One line of the grammar.
@@ -108,6 +110,27 @@ impl Sets {
         })
     }
 
+    /// These sets alone, in the order of the configuration; all of them where none is named.
+    pub fn only(&self, names: &[String]) -> Result<Self, KeyError> {
+        for name in names {
+            self.find(name)?;
+        }
+        let wanted = |set: &&Set| names.is_empty() || names.contains(&set.name);
+        let text = self.iter().filter(wanted).map(|set| set.text.as_str()).collect::<Vec<_>>();
+        // Each was parsed before.
+        Ok(Self::parse(&self.prefix, &text.join(" "), self.ttl).unwrap_or_else(|_| self.clone()))
+    }
+
+    /// The set that a key belongs to, by number, and the key's suffix. `None` for `meta`, `wm` and
+    /// keys of sets that are not kept.
+    pub fn of_key<'k>(&self, key: &'k str) -> Option<(u16, &'k str)> {
+        let name = key.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
+        let name = name.split(':').next()?;
+        let index = self.definitions.iter().position(|set| set.name == name)?;
+        // At most SETS_MAX are parsed.
+        Some((index as u16, &key[self.prefix.len() + 1 + name.len()..]))
+    }
+
     /// The set that an [`Addition`] names by number.
     pub fn get(&self, index: u16) -> &Set {
         &self.definitions[usize::from(index)]
@@ -177,6 +200,21 @@ impl Set {
         Ok(written.to_owned())
     }
 
+    /// What the set is made from: the definition without its name and `~`. Sets of one source have
+    /// the same members.
+    pub fn source(&self) -> &str {
+        let (_, source) = self.text.split_once('=').unwrap_or(("", &self.text));
+        source.strip_suffix('~').unwrap_or(source)
+    }
+
+    /// As [`Set::expires_at`], for the bucket that a key's suffix begins with. `None` where the
+    /// suffix begins with none: no event makes such a key.
+    pub fn suffix_expires_at(&self, suffix: &str) -> Option<Option<i64>> {
+        let Some(window) = self.window else { return Some(None) };
+        let bucket = suffix.strip_prefix(':')?.get(..window.example().len())?;
+        Some(self.expires_at(window.bucket_begin(bucket)?))
+    }
+
     /// When the bucket that holds `at` is dropped (Unix seconds); `None` where there is no window.
     pub fn expires_at(&self, at: OffsetDateTime) -> Option<i64> {
         let end = self.window?.bucket_end(at);
@@ -228,6 +266,19 @@ impl Window {
         let mut bucket = String::new();
         self.write_bucket(at, &mut bucket);
         bucket
+    }
+
+    /// The first moment of a bucket as [`Window::bucket`] writes it.
+    fn bucket_begin(self, bucket: &str) -> Option<OffsetDateTime> {
+        if !self.is_bucket(bucket) {
+            return None;
+        }
+        let rest = match self {
+            Self::Hour => ":00:00Z",
+            Self::Day => "T00:00:00Z",
+            Self::Month => "-01T00:00:00Z",
+        };
+        OffsetDateTime::parse(&[bucket, rest].concat(), &Rfc3339).ok()
     }
 
     /// Unix seconds at which the bucket of `at` is over.

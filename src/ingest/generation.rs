@@ -33,7 +33,7 @@ async fn begin(servers: &Real) -> Result<bool, SessionError> {
         return Ok(true);
     }
     if store::is_empty(&servers.store).await? {
-        projection.begin_generation_if_absent(State::Fresh).await?;
+        projection.begin_generation_if_absent(State::Fresh, &servers.sets).await?;
         return Ok(true);
     }
     // Another worker may have begun it, and stored events, since the first look.

@@ -10,6 +10,7 @@ use super::session::SessionError;
 use crate::broker::{self, BrokerError, DeadLetter, Delivery, LaneConsumer, Tokens};
 use crate::config;
 use crate::projection::{Applied, KeyAdditions, Mark, Projection, ProjectionError};
+use crate::sets::Sets;
 use crate::store::{self, EventStore, Row, StoreError, Stored};
 use crate::telemetry::Metrics;
 
@@ -84,6 +85,7 @@ pub struct Real {
     pub broker: config::Broker,
     pub store: config::Store,
     pub projection: Projection,
+    pub sets: Sets,
     pub metrics: Arc<Metrics>,
     /// Whether the last look found Redis without a generation.
     pub generation_missing: Arc<AtomicBool>,

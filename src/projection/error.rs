@@ -43,6 +43,8 @@ pub enum ProjectionError {
     Evicts { policy: String },
     #[error("an estimated set cannot answer {what}: only its cardinality is kept")]
     NotSupported { what: &'static str },
+    #[error("Redis lost a part of the sets that were being made")]
+    BuildLost,
     #[error("the Redis client was closed")]
     Closed,
 }
@@ -64,6 +66,8 @@ impl ProjectionError {
             Self::Evicts { .. } => Class::Config,
             // The question must change.
             Self::NotSupported { .. } => Class::Config,
+            // A restart or a failover: they are made again from the start.
+            Self::BuildLost => Class::Transient,
             // Only a shutdown closes: who still has work runs it again in the next process.
             Self::Closed => Class::Transient,
         }

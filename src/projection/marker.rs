@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::client::{Projection, call};
 use super::error::ProjectionError;
+use crate::sets::{Set, Sets};
 
 /// RFC 3339, UTC, microseconds, always the same width: as Postgres keeps them.
 const TIMESTAMP: &[BorrowedFormatItem<'_>] =
@@ -27,11 +28,15 @@ const TIMESTAMP: &[BorrowedFormatItem<'_>] =
 /// Both fields in one step, so that no reader sees a generation without its state. The answer is
 /// the generation that counts: ours, or the one that was there.
 const BEGIN_GENERATION: &str = "if redis.call('HSETNX', KEYS[1], 'generation', ARGV[1]) == 1 then \
-    redis.call('HSET', KEYS[1], 'state', ARGV[2]) end \
+    redis.call('HSET', KEYS[1], 'state', ARGV[2], 'sets', ARGV[3]) end \
     return redis.call('HGET', KEYS[1], 'generation')";
 
-const META_FIELDS: [&str; 5] =
-    ["generation", "last_event_at", "last_applied_at", "rebuilt_at", "state"];
+const META_FIELDS: [&str; 6] =
+    ["generation", "last_event_at", "last_applied_at", "rebuilt_at", "state", "sets"];
+
+/// The field of `<prefix>:wm` that bounds what a repair under way re-adds: a Redis that goes back
+/// meanwhile lacks rows with `txid >=` it.
+const REPAIR_FROM: &str = "repair/from";
 
 /// How far the sets follow Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +84,17 @@ pub struct Meta {
     pub last_applied_at: Option<OffsetDateTime>,
     pub rebuilt_at: Option<OffsetDateTime>,
     pub state: Option<State>,
+    /// The definitions, parted by spaces, of the sets that hold all of history. `None`: nothing is
+    /// said, and the generation speaks for all.
+    pub sets: Option<String>,
+}
+
+impl Meta {
+    /// Whether this set holds all of history: one that was defined later holds what came since.
+    pub fn is_whole(&self, set: &Set) -> bool {
+        self.generation.is_some()
+            && self.sets.as_ref().is_none_or(|sets| sets.split(' ').any(|text| text == set.text))
+    }
 }
 
 /// The generation that counts, and whether this call began it.
@@ -119,7 +135,11 @@ impl Projection {
 
     /// Begins a generation where there is none, in `state`. Safe to call by many workers at once:
     /// one begins it, all are told the same.
-    pub async fn begin_generation_if_absent(&self, state: State) -> Result<Begun, ProjectionError> {
+    pub async fn begin_generation_if_absent(
+        &self,
+        state: State,
+        sets: &Sets,
+    ) -> Result<Begun, ProjectionError> {
         let ours = Uuid::now_v7().to_string();
         let meta_key = self.shared.meta_key.as_str();
         let args = vec![
@@ -128,6 +148,7 @@ impl Projection {
             meta_key.into(),
             ours.as_str().into(),
             state.as_str().into(),
+            definitions(sets.iter()).into(),
         ];
         let reply = self.one("EVAL", meta_key, args).await?;
         let expected = "the generation";
@@ -140,6 +161,66 @@ impl Projection {
         let meta_key = self.shared.meta_key.as_str();
         let args = vec![meta_key.into(), "state".into(), state.as_str().into()];
         self.one("HSET", meta_key, args).await.map(|_| ())
+    }
+
+    /// Says that these sets were made anew; with a state, that they are all there are: then a new
+    /// generation begins. The caller has the repairer's lock, so nobody else changes `sets`.
+    pub async fn rebuilt(&self, sets: &Sets, all: Option<State>) -> Result<(), ProjectionError> {
+        let meta_key = self.shared.meta_key.as_str();
+        let mut args = vec![
+            Value::from(meta_key),
+            "rebuilt_at".into(),
+            timestamp(OffsetDateTime::now_utc()).into(),
+        ];
+        match all {
+            Some(state) => {
+                args.extend(["state".into(), state.as_str().into()]);
+                args.extend(["generation".into(), Uuid::now_v7().to_string().into()]);
+                args.extend(["sets".into(), definitions(sets.iter()).into()]);
+            }
+            None => {
+                if let Some(before) = self.meta().await?.sets {
+                    let made = |text: &str| {
+                        let name = text.split('=').next().unwrap_or_default();
+                        sets.iter().any(|set| set.name == name)
+                    };
+                    let others = before.split(' ').filter(|text| !made(text));
+                    let texts: Vec<&str> =
+                        others.chain(sets.iter().map(|set| set.text.as_str())).collect();
+                    args.extend(["sets".into(), texts.join(" ").into()]);
+                }
+            }
+        }
+        self.one("HSET", meta_key, args).await.map(|_| ())
+    }
+
+    /// Forgets the definitions of sets that are not kept any more.
+    pub async fn keep_definitions(&self, sets: &Sets) -> Result<(), ProjectionError> {
+        let Some(before) = self.meta().await?.sets else { return Ok(()) };
+        let kept: Vec<&str> =
+            before.split(' ').filter(|text| sets.iter().any(|set| set.text == *text)).collect();
+        let meta_key = self.shared.meta_key.as_str();
+        let args = vec![meta_key.into(), "sets".into(), kept.join(" ").into()];
+        self.one("HSET", meta_key, args).await.map(|_| ())
+    }
+
+    /// Before a repair adds rows with `txid >= from`.
+    pub async fn hold_watermark(&self, from: i64) -> Result<(), ProjectionError> {
+        let key = self.watermark_key();
+        let args = vec![key.as_str().into(), REPAIR_FROM.into(), from.to_string().into()];
+        self.one("HSET", &key, args).await.map(|_| ())
+    }
+
+    /// After it has.
+    pub async fn release_watermark(&self) -> Result<(), ProjectionError> {
+        let key = self.watermark_key();
+        self.one("HDEL", &key, vec![key.as_str().into(), REPAIR_FROM.into()]).await.map(|_| ())
+    }
+
+    fn watermark_key(&self) -> String {
+        // `<prefix>:meta` and `<prefix>:wm` stand beside each other.
+        let meta_key = self.shared.meta_key.as_str();
+        [meta_key.strip_suffix("meta").unwrap_or(meta_key), "wm"].concat()
     }
 
     /// Sees that Redis takes writes, without writing where a state is kept already.
@@ -221,11 +302,9 @@ impl Projection {
         let reply = reply.map_err(|error| ProjectionError::on_key("HMGET", meta_key, error))?;
         let fields: Vec<Option<String>> =
             reply.into_array().into_iter().map(Value::into_string).collect();
-        let [generation, last_event_at, last_applied_at, rebuilt_at, state] =
-            <[Option<String>; 5]>::try_from(fields).map_err(|_| ProjectionError::Reply {
-                command: "HMGET",
-                expected: "five fields",
-            })?;
+        let [generation, last_event_at, last_applied_at, rebuilt_at, state, sets] =
+            <[Option<String>; 6]>::try_from(fields)
+                .map_err(|_| ProjectionError::Reply { command: "HMGET", expected: "six fields" })?;
         let time = |text: Option<String>| OffsetDateTime::parse(&text?, &Rfc3339).ok();
         Ok(Meta {
             generation,
@@ -233,6 +312,7 @@ impl Projection {
             last_applied_at: time(last_applied_at),
             rebuilt_at: time(rebuilt_at),
             state: state.and_then(|text| State::parse(&text)),
+            sets,
         })
     }
 
@@ -249,6 +329,10 @@ impl Projection {
         let [reply] = reply;
         reply.map_err(|error| ProjectionError::on_key(command, key, error))
     }
+}
+
+fn definitions<'s>(sets: impl Iterator<Item = &'s Set>) -> String {
+    sets.map(|set| set.text.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 /// A refusal is an answer here: `None`.

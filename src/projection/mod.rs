@@ -6,15 +6,19 @@
 //!
 //! Never: remove a member, log a member or the URL, claim in `<prefix>:meta` what was not applied.
 
+mod build;
 mod client;
 mod error;
 mod marker;
 mod read;
+mod scan;
 mod settings;
 mod write;
 
+pub use build::{Build, Found};
 pub use client::Projection;
 pub use error::ProjectionError;
 pub use marker::{Begun, Eviction, Meta, ServerInfo, State};
 pub use read::{Answer, Keys, Page, escape_glob};
+pub use scan::KeyScan;
 pub use write::{Applied, KeyAdditions, Mark};

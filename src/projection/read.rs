@@ -14,14 +14,12 @@ use time::OffsetDateTime;
 use super::client::{Lease, Projection, call};
 use super::error::ProjectionError;
 use super::marker::{Meta, State};
-use crate::sets::Kind;
+use crate::sets::{Kind, Set};
 
 /// Members asked about in one SMISMEMBER.
 const ASKED_MAX: usize = 1_000;
-/// Buckets that one SCAN step looks at: about a millisecond of the server's time.
-const SCAN_COUNT: i64 = 1_000;
 /// The cursor that begins a scan, and that says it is over.
-const SCAN_START: &str = "0";
+pub(super) const SCAN_START: &str = "0";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<T> {
@@ -32,7 +30,7 @@ pub enum Answer<T> {
         /// Anything but fresh: the value may lack members.
         state: Option<State>,
     },
-    /// No generation: Redis cannot tell.
+    /// No generation, or the set is not filled from all history: Redis cannot tell.
     Unknown,
 }
 
@@ -57,25 +55,25 @@ pub struct Keys {
 
 impl Projection {
     /// Distinct members: O(1). Of an estimated set within 0.81 %.
-    pub async fn cardinality(&self, key: &str, kind: Kind) -> Result<Answer<u64>, ProjectionError> {
-        let command = match kind {
+    pub async fn cardinality(&self, set: &Set, key: &str) -> Result<Answer<u64>, ProjectionError> {
+        let command = match set.kind {
             Kind::Exact => "SCARD",
             Kind::Estimated => "PFCOUNT",
         };
         let lease = self.lease(2).await?;
         let (reply, meta) = self.last(&lease, command, key, vec![key.into()]).await?;
         let value = reply.as_u64().ok_or(odd(command, "a number"))?;
-        Ok(answer(value, meta))
+        Ok(answer(value, meta, Some(set)))
     }
 
     /// Whether each of the members is in the set, in the order asked: O(1) each.
     pub async fn contains(
         &self,
+        set: &Set,
         key: &str,
-        kind: Kind,
         members: &[&str],
     ) -> Result<Answer<Vec<bool>>, ProjectionError> {
-        exact(kind, "whether it contains a member")?;
+        exact(set.kind, "whether it contains a member")?;
         let mut value = Vec::with_capacity(members.len());
         let mut chunks = members.chunks(ASKED_MAX).peekable();
         while let Some(chunk) = chunks.next() {
@@ -89,27 +87,27 @@ impl Projection {
             let lease = self.lease(2).await?;
             let (reply, meta) = self.last(&lease, "SMISMEMBER", key, args).await?;
             value.extend(bools(reply, chunk.len())?);
-            return Ok(answer(value, meta));
+            return Ok(answer(value, meta, Some(set)));
         }
         // Nothing was asked.
-        Ok(answer(value, self.meta().await?))
+        Ok(answer(value, self.meta().await?, Some(set)))
     }
 
     /// One page of about `count` members; `cursor` is `None` for the first, then the page's.
     pub async fn members(
         &self,
+        set: &Set,
         key: &str,
-        kind: Kind,
         cursor: Option<&str>,
         count: u32,
     ) -> Result<Answer<Page>, ProjectionError> {
-        exact(kind, "who its members are")?;
+        exact(set.kind, "who its members are")?;
         let cursor = cursor.unwrap_or(SCAN_START);
         let args = vec![key.into(), cursor.into(), "COUNT".into(), i64::from(count.max(1)).into()];
         let lease = self.lease(2).await?;
         let (reply, meta) = self.last(&lease, "SSCAN", key, args).await?;
         let (cursor, members) = page(reply, "SSCAN")?;
-        Ok(answer(Page { members, cursor }, meta))
+        Ok(answer(Page { members, cursor }, meta, Some(set)))
     }
 
     /// The keys that match a glob, sorted, at most `limit`. Walks over every key of the server, in
@@ -119,41 +117,18 @@ impl Projection {
         pattern: &str,
         limit: usize,
     ) -> Result<Answer<Keys>, ProjectionError> {
-        let nodes = self.nodes(&self.lease(1).await?.client);
-        // SCAN may give a key more than once.
+        let mut scan = self.scan_keys(pattern.to_owned()).await?;
+        // A key may come more than once.
         let mut keys = BTreeSet::new();
-        'nodes: for node in nodes {
-            let mut cursor = Some(SCAN_START.to_owned());
-            while let Some(from) = cursor {
-                let args = vec![
-                    from.into(),
-                    "MATCH".into(),
-                    pattern.into(),
-                    "COUNT".into(),
-                    SCAN_COUNT.into(),
-                ];
-                let lease = self.lease(1).await?;
-                let random = ClusterHash::Random;
-                let reply = [match &node {
-                    Some(node) => {
-                        call(&lease.client.with_cluster_node(node), "SCAN", random, args).await
-                    }
-                    None => call(&lease.client, "SCAN", random, args).await,
-                }];
-                self.note(&reply);
-                let [reply] = reply;
-                let reply = reply.map_err(|error| ProjectionError::command("SCAN", error))?;
-                let (next, found) = page(reply, "SCAN")?;
-                keys.extend(found);
-                cursor = next;
-                if keys.len() > limit {
-                    break 'nodes;
-                }
+        while let Some(found) = self.next_keys(&mut scan).await? {
+            keys.extend(found);
+            if keys.len() > limit {
+                break;
             }
         }
         let truncated = keys.len() > limit;
         let keys = Keys { keys: keys.into_iter().take(limit).collect(), truncated };
-        Ok(answer(keys, self.meta().await?))
+        Ok(answer(keys, self.meta().await?, None))
     }
 
     /// The last command of a question, with the generation right behind it.
@@ -193,7 +168,12 @@ fn exact(kind: Kind, what: &'static str) -> Result<(), ProjectionError> {
     }
 }
 
-fn answer<T>(value: T, meta: Meta) -> Answer<T> {
+/// Of a set that was defined after the sets were last whole nothing is known either: it holds what
+/// came since.
+fn answer<T>(value: T, meta: Meta, set: Option<&Set>) -> Answer<T> {
+    if set.is_some_and(|set| !meta.is_whole(set)) {
+        return Answer::Unknown;
+    }
     let Meta { generation, last_applied_at, state, .. } = meta;
     match generation {
         Some(generation) => Answer::Known { value, generation, last_applied_at, state },
@@ -206,14 +186,14 @@ fn odd(command: &'static str, expected: &'static str) -> ProjectionError {
 }
 
 /// `[1, 0, …]`, one for each that was asked.
-fn bools(reply: Value, asked: usize) -> Result<Vec<bool>, ProjectionError> {
+pub(super) fn bools(reply: Value, asked: usize) -> Result<Vec<bool>, ProjectionError> {
     let flags: Option<Vec<bool>> =
         reply.into_array().into_iter().map(|flag| Some(flag.as_u64()? == 1)).collect();
     flags.filter(|flags| flags.len() == asked).ok_or(odd("SMISMEMBER", "a flag for each member"))
 }
 
 /// `[cursor, [text, …]]`. What is not UTF-8 was not written by us, and is shown as far as it is.
-fn page(
+pub(super) fn page(
     reply: Value,
     command: &'static str,
 ) -> Result<(Option<String>, Vec<String>), ProjectionError> {
@@ -237,9 +217,25 @@ mod tests {
 
     #[test]
     fn without_a_generation_nothing_is_known() {
-        assert_eq!(answer(7, Meta::default()), Answer::Unknown);
+        assert_eq!(answer(7, Meta::default(), None), Answer::Unknown);
         let meta = Meta { generation: Some("g".to_owned()), ..Meta::default() };
-        assert!(matches!(answer(7, meta), Answer::Known { value: 7, .. }));
+        assert!(matches!(answer(7, meta, None), Answer::Known { value: 7, .. }));
+    }
+
+    #[test]
+    fn of_a_set_that_was_defined_later_nothing_is_known() {
+        let day = std::time::Duration::from_secs(86_400);
+        let ttl = crate::sets::WindowTtl { hour: day, day, month: day };
+        let sets = crate::sets::Sets::parse("r", "users=username cities=city", ttl).unwrap();
+        let known = |said: Option<&str>, name| {
+            let generation = Some("g".to_owned());
+            let meta = Meta { generation, sets: said.map(str::to_owned), ..Meta::default() };
+            answer(7, meta, Some(sets.find(name).unwrap())) != Answer::Unknown
+        };
+        assert!(known(None, "users"), "nothing is said of sets: the generation speaks for all");
+        assert!(known(Some("users=username"), "users"));
+        assert!(!known(Some("users=username"), "cities"));
+        assert!(!known(Some("users=name"), "users"), "another definition");
     }
 
     #[test]

@@ -69,6 +69,22 @@ impl Projection {
         additions: &[KeyAdditions<'_>],
         mark: &Mark,
     ) -> Result<Applied, ProjectionError> {
+        self.write(additions, Some(mark)).await
+    }
+
+    /// The same without a mark: what a repair adds says nothing of how far ingest is.
+    pub async fn add_members(
+        &self,
+        additions: &[KeyAdditions<'_>],
+    ) -> Result<Applied, ProjectionError> {
+        self.write(additions, None).await
+    }
+
+    async fn write(
+        &self,
+        additions: &[KeyAdditions<'_>],
+        mark: Option<&Mark>,
+    ) -> Result<Applied, ProjectionError> {
         let mut applied = Applied::default();
         let adds = Add::of(additions);
         let mut adds = adds.as_slice();
@@ -88,7 +104,7 @@ impl Projection {
             self.finish(wave, None, &mut applied).await?;
             windows = rest;
         }
-        self.finish(windows, Some(mark), &mut applied).await?;
+        self.finish(windows, mark, &mut applied).await?;
         Ok(applied)
     }
 

@@ -84,24 +84,58 @@ impl Sets {
         limits: &Limits,
     ) -> Result<Additions, Fault> {
         let mut added = Additions::default();
-        for (index, set) in self.definitions.iter().enumerate() {
-            self.check_types(set, captured)?;
-            if set.expires_at(occurred_at).is_some_and(|at| at <= now.unix_timestamp()) {
-                continue;
-            }
-            let member = Product::new(&set.member, captured);
-            let group = Product::new(&set.group, captured);
-            let adds = member.combinations.saturating_mul(group.combinations);
-            if added.spans.len().saturating_add(adds) > limits.event_members_max {
-                return Err(Fault::TooManyMembers);
-            }
-            for g in 0..group.combinations {
-                for m in 0..member.combinations {
-                    added.push(index, set, occurred_at, &group, g, &member, m, limits)?;
-                }
-            }
+        for index in 0..self.definitions.len() {
+            self.add(index, captured, occurred_at, now, limits, &mut added)?;
         }
         Ok(added)
+    }
+
+    /// The same for an event that is stored: it was taken by the rules of its day, so a set that it
+    /// has no member for, such as one that was defined later, takes nothing from the others.
+    pub fn stored_additions(
+        &self,
+        captured: &[Captured<'_>],
+        occurred_at: OffsetDateTime,
+        now: OffsetDateTime,
+        limits: &Limits,
+    ) -> Additions {
+        let mut added = Additions::default();
+        for index in 0..self.definitions.len() {
+            let (text, spans) = (added.text.len(), added.spans.len());
+            if self.add(index, captured, occurred_at, now, limits, &mut added).is_err() {
+                added.text.truncate(text);
+                added.spans.truncate(spans);
+            }
+        }
+        added
+    }
+
+    fn add(
+        &self,
+        index: usize,
+        captured: &[Captured<'_>],
+        occurred_at: OffsetDateTime,
+        now: OffsetDateTime,
+        limits: &Limits,
+        added: &mut Additions,
+    ) -> Result<(), Fault> {
+        let set = &self.definitions[index];
+        self.check_types(set, captured)?;
+        if set.expires_at(occurred_at).is_some_and(|at| at <= now.unix_timestamp()) {
+            return Ok(());
+        }
+        let member = Product::new(&set.member, captured);
+        let group = Product::new(&set.group, captured);
+        let adds = member.combinations.saturating_mul(group.combinations);
+        if added.spans.len().saturating_add(adds) > limits.event_members_max {
+            return Err(Fault::TooManyMembers);
+        }
+        for g in 0..group.combinations {
+            for m in 0..member.combinations {
+                added.push(index, set, occurred_at, &group, g, &member, m, limits)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_types(&self, set: &Set, captured: &[Captured<'_>]) -> Result<(), Fault> {

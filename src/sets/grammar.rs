@@ -35,7 +35,7 @@ pub(super) fn parse(prefix: &str, text: &str, ttl: WindowTtl) -> Result<Sets, Ve
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(Sets { prefix: prefix.to_owned(), definitions, fields })
+    Ok(Sets { prefix: prefix.to_owned(), definitions, fields, ttl })
 }
 
 fn parse_set(

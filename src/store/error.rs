@@ -29,6 +29,15 @@ pub enum StoreError {
     #[error("postgres at {target} is a standby or read only, not the primary")]
     NotPrimary { target: String },
 
+    #[error("postgres at {target} is no replica of this primary")]
+    OtherReplica { target: String },
+
+    #[error("postgres at {target} is not a standby: nothing tells how far it follows")]
+    NotReplica { target: String },
+
+    #[error("the postgres replica has not replayed the log for {} s", waited.as_secs())]
+    ReplicaBehind { waited: Duration },
+
     #[error("postgres is version {found}; at least version 14 is needed")]
     ServerTooOld { found: String },
 
@@ -66,6 +75,10 @@ impl StoreError {
             StoreError::Broken => Class::Transient,
             // A failover under way: the name will lead to the primary again.
             StoreError::NotPrimary { .. } => Class::Transient,
+            // The primary is read instead.
+            StoreError::NotReplica { .. } | StoreError::ReplicaBehind { .. } => Class::Transient,
+            // Somebody has to write another URL.
+            StoreError::OtherReplica { .. } => Class::Config,
             // An upgrade does not come by itself.
             StoreError::ServerTooOld { .. } => Class::Config,
             // The same for the schema: a worker never migrates.

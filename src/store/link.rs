@@ -8,9 +8,11 @@ use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{ConnectOptions, Connection, PgConnection};
-use tokio::time::timeout;
+use futures_util::StreamExt;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow, PgSslMode};
+use sqlx::query::QueryAs;
+use sqlx::{ConnectOptions, Connection, FromRow, PgConnection, Postgres};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{Cause, StoreError};
 use crate::config::Secret;
@@ -81,6 +83,45 @@ impl Link {
             }
             Err(_) => Err(StoreError::Timeout { doing: doing.into(), after }),
         }
+    }
+
+    /// Hands over each row of a statement as it comes, one at a time: the rows are never all in
+    /// memory. What `sink` takes counts against the limit as well.
+    pub(super) async fn each<T, E>(
+        &mut self,
+        doing: &'static str,
+        query: QueryAs<'_, Postgres, T, PgArguments>,
+        mut sink: impl AsyncFnMut(T) -> Result<(), E>,
+    ) -> Result<u64, E>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+        E: From<StoreError>,
+    {
+        if self.busy {
+            return Err(StoreError::Broken.into());
+        }
+        self.busy = true;
+        let after = self.limit + GRACE;
+        let deadline = Instant::now() + after;
+        let mut rows = query.fetch(&mut self.conn);
+        let mut count = 0;
+        loop {
+            match timeout_at(deadline, rows.next()).await {
+                Ok(None) => break,
+                Ok(Some(Ok(row))) => sink(row).await?,
+                Ok(Some(Err(error))) => {
+                    let source = Cause::from(error);
+                    drop(rows);
+                    self.busy = source.ends_connection();
+                    return Err(StoreError::Statement { doing: doing.into(), source }.into());
+                }
+                Err(_) => return Err(StoreError::Timeout { doing: doing.into(), after }.into()),
+            }
+            count += 1;
+        }
+        drop(rows);
+        self.busy = false;
+        Ok(count)
     }
 
     /// Gives the statements to come another limit: for the few that may take longer.

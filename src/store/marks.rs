@@ -42,6 +42,8 @@ pub struct Mark {
     /// Every transaction below it has ended: what a snapshot of this moment does not see has a
     /// txid at or above it.
     pub xmin: i64,
+    /// No transaction at or above it had begun.
+    pub xmax: i64,
     /// Where the log was after that snapshot: a replica that has replayed it sees all it sees.
     pub lsn: String,
     pub history: History,
@@ -50,7 +52,8 @@ pub struct Mark {
 /// The snapshot first and the position after it: SQL evaluates both after the snapshot was taken.
 /// The timeline is that of the segment being written; `pg_control_checkpoint` lags a promotion.
 const MARK: &str = "
-SELECT txid_snapshot_xmin(txid_current_snapshot()), pg_current_wal_insert_lsn()::text,
+SELECT txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),
+       pg_current_wal_insert_lsn()::text,
        (SELECT system_identifier FROM pg_control_system()),
        ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int";
 
@@ -69,12 +72,12 @@ type Found = (
 );
 
 pub async fn mark(link: &mut Link) -> Result<Mark, StoreError> {
-    let (xmin, lsn, system_identifier, timeline): (i64, String, i64, i32) = link
+    let (xmin, xmax, lsn, system_identifier, timeline): (i64, i64, String, i64, i32) = link
         .run("take a mark", async |conn: &mut PgConnection| {
             sqlx::query_as(MARK).fetch_one(conn).await
         })
         .await?;
-    Ok(Mark { xmin, lsn, history: History { system_identifier, timeline } })
+    Ok(Mark { xmin, xmax, lsn, history: History { system_identifier, timeline } })
 }
 
 pub async fn standing(link: &mut Link, prefix: &str) -> Result<Standing, StoreError> {

@@ -13,6 +13,7 @@ pub mod marks;
 mod migrate;
 mod partitions;
 mod ranges;
+mod reader;
 mod repair_lock;
 mod sqlstate;
 mod statements;
@@ -26,6 +27,7 @@ pub use link::Link;
 pub use marks::{History, Mark, Standing};
 pub use migrate::{Applied, MigrationReport, SchemaState, migrate, schema_state};
 pub use partitions::{Partition, list, make_ahead};
+pub use reader::{Extent, Piece, Reader, RetiredMember, StoredEvent};
 pub use repair_lock::RepairLock;
 
 /// First half of every advisory lock of ours: "roll" in ASCII, which nobody else takes by accident.

@@ -1,0 +1,289 @@
+//! One pass over Postgres: every event, or those of some transactions, and what they add goes where
+//! it is told to. A piece that fails is read again; adding twice changes nothing.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::gather::Gather;
+use super::{Context, RepairError};
+use crate::projection::{Build, Projection, ProjectionError};
+use crate::retry::{Backoff, Class};
+use crate::sets::Sets;
+use crate::store::{Extent, Mark, Piece, Reader, RepairLock, StoreError};
+
+/// What is being done, how far it is, and of how much.
+pub type Progress<'a> = dyn FnMut(&'static str, u64, Option<u64>) + 'a;
+
+/// How long one piece is tried for: beyond a failover of Postgres or a restart of Redis.
+const TRY_MAX: Duration = Duration::from_secs(300);
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Transactions read at once, to begin with.
+const WIDTH: i64 = 256;
+/// Rows of a piece that is about right: the next is as wide, or half or double.
+const ROWS: u64 = 50_000;
+/// How often a partition is read whose rows move.
+const MOVES_MAX: u32 = 3;
+
+/// Who has the fleet's lock, with the connections of a repair.
+pub struct Repairer<'a> {
+    pub(super) context: &'a Context,
+    /// The sets that are worked on.
+    pub(super) sets: Sets,
+    /// None is left out.
+    pub(super) whole: bool,
+    pub(super) lock: RepairLock,
+    pub(super) reader: Reader,
+    pub(super) progress: &'a mut Progress<'a>,
+}
+
+/// Where members go.
+pub(super) enum Target<'t> {
+    Live {
+        /// Keys that get something are taken out of it.
+        untouched: Option<&'t mut HashSet<String>>,
+    },
+    Build {
+        build: &'t mut Build,
+        /// Estimated sets as exact ones, to compare.
+        exact: bool,
+    },
+}
+
+impl Target<'_> {
+    pub fn live() -> Target<'static> {
+        Target::Live { untouched: None }
+    }
+
+    fn exact(&self) -> bool {
+        matches!(self, Target::Build { exact: true, .. })
+    }
+
+    async fn add(
+        &mut self,
+        projection: &Projection,
+        gather: &mut Gather<'_>,
+    ) -> Result<(), ProjectionError> {
+        match self {
+            Target::Live { untouched } => {
+                if let Some(untouched) = untouched {
+                    for key in gather.keys() {
+                        untouched.remove(key);
+                    }
+                }
+                let applied = projection.add_members(&gather.additions()).await?;
+                for key in applied.wrong_type {
+                    tracing::warn!(key, "redis: the key holds another type; verify tells");
+                }
+            }
+            Target::Build { build, .. } => {
+                projection.add_to_build(build, &gather.additions()).await?;
+            }
+        }
+        gather.clear();
+        Ok(())
+    }
+}
+
+impl<'a> Repairer<'a> {
+    /// `names`: the sets to work on; all where none is named.
+    pub async fn begin(
+        context: &'a Context,
+        names: &[String],
+        lock: RepairLock,
+        progress: &'a mut Progress<'a>,
+    ) -> Result<Self, RepairError> {
+        let sets = context.sets.only(names)?;
+        let whole = sets.iter().count() == context.sets.iter().count();
+        let reader = Reader::open(&context.store).await?;
+        Ok(Self { context, sets, whole, lock, reader, progress })
+    }
+
+    pub async fn end(self) {
+        self.reader.close().await;
+        self.lock.release().await;
+    }
+
+    pub(super) fn prefix(&self) -> String {
+        self.sets.prefix().to_owned()
+    }
+
+    pub(super) fn projection(&self) -> Projection {
+        self.context.projection.clone()
+    }
+
+    /// A mark of the primary that the reading side has come to.
+    pub(super) async fn mark(&mut self) -> Result<Mark, RepairError> {
+        let mut tries = Tries::new();
+        loop {
+            match self.reader.mark().await {
+                Ok(mark) => return Ok(mark),
+                Err(error) => tries.again(error.into(), &mut self.reader).await?,
+            }
+        }
+    }
+
+    /// Every event and every retired member.
+    pub(super) async fn scan(
+        &mut self,
+        doing: &'static str,
+        target: &mut Target<'_>,
+    ) -> Result<u64, RepairError> {
+        let extents = self.reader.extents().await?;
+        let pages = extents.iter().map(|extent| extent.pages.max(0) as u64).sum();
+        let (mut rows, mut done) = (0, 0);
+        for extent in &extents {
+            rows += self.scan_extent(doing, extent, (done, pages), target).await?;
+            done += extent.pages.max(0) as u64;
+            (self.progress)(doing, done, Some(pages));
+        }
+        let mut tries = Tries::new();
+        loop {
+            match self.retired(target).await {
+                Ok(retired) => return Ok(rows + retired),
+                Err(error) => tries.again(error, &mut self.reader).await?,
+            }
+        }
+    }
+
+    async fn scan_extent(
+        &mut self,
+        doing: &'static str,
+        extent: &Extent,
+        (done, pages): (u64, u64),
+        target: &mut Target<'_>,
+    ) -> Result<u64, RepairError> {
+        let mut extent = extent.clone();
+        for _ in 0..MOVES_MAX {
+            let mut rows = 0;
+            for (at, piece) in extent.pieces().enumerate() {
+                rows += self.piece(&piece, target).await?;
+                let read = (at as u64 + 1) * Extent::PIECE_PAGES;
+                (self.progress)(doing, (done + read).min(pages), Some(pages));
+            }
+            match self.reader.moved(&extent).await? {
+                None => return Ok(rows),
+                Some(now) => extent = now,
+            }
+        }
+        Err(RepairError::Moved { partition: extent.name().to_owned() })
+    }
+
+    /// The events that a snapshot with this xmin did not see, and maybe some that it did; up to a
+    /// new mark, which is returned with their number.
+    pub(super) async fn catch_up_from(
+        &mut self,
+        xmin: i64,
+        target: &mut Target<'_>,
+    ) -> Result<(Mark, u64), RepairError> {
+        let mark = self.mark().await?;
+        let (mut from, mut width, mut rows) = (xmin, WIDTH, 0);
+        let transactions = u64::try_from(mark.xmax - xmin).unwrap_or_default();
+        while from < mark.xmax {
+            let to = from + width;
+            // The last one has no end: what a replica has seen beyond the mark harms nothing.
+            let to = (to < mark.xmax).then_some(to);
+            let read = self.piece(&Piece::Transactions { from, to }, target).await?;
+            rows += read;
+            let Some(to) = to else { break };
+            from = to;
+            width = match read {
+                read if read > 2 * ROWS => (width / 2).max(1),
+                read if read < ROWS / 2 => width.saturating_mul(2),
+                _ => width,
+            };
+            let done = u64::try_from(from - xmin).unwrap_or_default();
+            (self.progress)("catching up", done, Some(transactions));
+        }
+        Ok((mark, rows))
+    }
+
+    async fn piece(
+        &mut self,
+        piece: &Piece<'_>,
+        target: &mut Target<'_>,
+    ) -> Result<u64, RepairError> {
+        let mut tries = Tries::new();
+        loop {
+            match self.read(piece, target).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => tries.again(error, &mut self.reader).await?,
+            }
+        }
+    }
+
+    async fn read(
+        &mut self,
+        piece: &Piece<'_>,
+        target: &mut Target<'_>,
+    ) -> Result<u64, RepairError> {
+        let Context { projection, limits, .. } = self.context;
+        let mut gather = Gather::new(&self.sets, limits, target.exact());
+        let now = OffsetDateTime::now_utc();
+        let rows = self.reader.read(piece, async |event| -> Result<(), RepairError> {
+            gather.event(&event, now);
+            if gather.is_full() {
+                target.add(projection, &mut gather).await?;
+            }
+            Ok(())
+        });
+        let rows = rows.await?;
+        target.add(projection, &mut gather).await?;
+        Ok(rows)
+    }
+
+    async fn retired(&mut self, target: &mut Target<'_>) -> Result<u64, RepairError> {
+        let Context { projection, limits, .. } = self.context;
+        let mut gather = Gather::new(&self.sets, limits, target.exact());
+        let now = OffsetDateTime::now_utc();
+        let sources = self.sets.iter().map(|set| set.source().to_owned()).collect();
+        let rows = self.reader.read_retired(sources, async |member| -> Result<(), RepairError> {
+            gather.retired(&member, now);
+            if gather.is_full() {
+                target.add(projection, &mut gather).await?;
+            }
+            Ok(())
+        });
+        let rows = rows.await?;
+        target.add(projection, &mut gather).await?;
+        Ok(rows)
+    }
+}
+
+/// Tries of one piece.
+struct Tries {
+    began: Instant,
+    backoff: Backoff,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Self { began: Instant::now(), backoff: Backoff::new(RETRY_MIN, RETRY_MAX) }
+    }
+
+    /// Waits and makes new connections, or gives the error back: it is no use, or was long enough.
+    async fn again(&mut self, error: RepairError, reader: &mut Reader) -> Result<(), RepairError> {
+        // What was lost must be made again from the start.
+        let lost = matches!(error, RepairError::Projection(ProjectionError::BuildLost));
+        if lost || error.class() != Class::Transient || self.began.elapsed() >= TRY_MAX {
+            return Err(error);
+        }
+        let text = crate::telemetry::chain(&error);
+        tracing::debug!(error = text, "a piece could not be read: reading it again");
+        loop {
+            tokio::time::sleep(self.backoff.next()).await;
+            match reader.reopen().await {
+                Ok(()) => return Ok(()),
+                Err(error) if self.gives_up(&error) => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn gives_up(&self, error: &StoreError) -> bool {
+        error.class() != Class::Transient || self.began.elapsed() >= TRY_MAX
+    }
+}
