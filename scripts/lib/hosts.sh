@@ -6,7 +6,7 @@
 # of another system have other numbers there, and may have none here.
 owner() {
     local name=$1
-    [[ $1 != redis ]] || name=$REDIS_KIND
+    case $1 in redis* | sentinel-*) name=$REDIS_KIND ;; replica) name=postgres ;; esac
     if [[ -n $ROOT ]]; then
         awk -F: -v name="$name" '$1 == name { print $3 ":" $4 }' "$ROOT/etc/passwd"
     elif ! is_root; then

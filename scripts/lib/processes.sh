@@ -15,7 +15,9 @@ pids() {
         name=; { read -r name <"/proc/$pid/comm"; } 2>/dev/null || continue
         case $server:$name in
             *:servers | *:setsid | *:setpriv | *:env) echo "$pid" ;;
-            postgres:postgres | postgres:initdb | redis:redis-* | redis:valkey-*) echo "$pid" ;;
+            postgres:postgres | postgres:initdb | replica:postgres | replica:pg_basebackup | \
+                redis*:redis-* | redis*:valkey-* | sentinel-*:redis-* | sentinel-*:valkey-*)
+                echo "$pid" ;;
             rabbitmq:rabbitmq-server | rabbitmq:erl* | rabbitmq:beam* | rabbitmq:epmd | \
                 rabbitmq:inet_gethost) echo "$pid" ;;
         esac
@@ -27,8 +29,9 @@ main_pid() {
     for pid in $(pids "$1"); do
         name=; { read -r name <"/proc/$pid/comm"; } 2>/dev/null || continue
         case $1:$name in
-            rabbitmq:beam* | redis:redis-* | redis:valkey-*) echo "$pid"; return 0 ;;
-            postgres:postgres)
+            rabbitmq:beam* | redis*:redis-* | redis*:valkey-* | sentinel-*:redis-* | \
+                sentinel-*:valkey-*) echo "$pid"; return 0 ;;
+            postgres:postgres | replica:postgres)
                 # The postmaster is the one whose parent is not Postgres.
                 local status parent
                 status=$(cat "/proc/$pid/status" 2>/dev/null) || continue
@@ -72,7 +75,7 @@ stop_server() {
     if main=$(main_pid "$1"); then
         signal CONT "$1"
         # SIGINT is Postgres's fast shutdown: it does not wait for clients to leave.
-        if [[ $1 == postgres ]]; then kill -INT "$main"; else kill -TERM "$main"; fi
+        case $1 in postgres | replica) kill -INT "$main" ;; *) kill -TERM "$main" ;; esac
         while alive "$main" && ((SECONDS < deadline)); do sleep 0.05; done
         ! alive "$main" || echo "servers: $1 did not stop in $STOP_SECS s, killed" >&2
     fi

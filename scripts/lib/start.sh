@@ -67,25 +67,37 @@ launch_postgres() {
         rm "$at/password"
         touch "$at/initialised"
     fi
+    postgres_conf postgres
+    spawn postgres "$POSTGRES_BIN/postgres" -D "$SEEN/postgres/data"
+}
+
+# postgres_conf SERVER: for the primary and for its replica.
+postgres_conf() {
+    local at=$DATA/$1
     cat >"$at/server.conf" <<CONF
 listen_addresses = '127.0.0.1'
-port = $POSTGRES_PORT
+port = $(port_of "$1")
 unix_socket_directories = ''
 fsync = $PG_FSYNC
 timezone = 'UTC'
 log_timezone = 'UTC'
 CONF
-    own "$at/server.conf" postgres
-    spawn postgres "$POSTGRES_BIN/postgres" -D "$SEEN/postgres/data"
+    own "$at/server.conf" "$1"
 }
 
 launch_redis() {
-    local at=$DATA/redis aof=no
+    redis_conf redis
+    spawn redis "$REDIS_KIND-server" "$SEEN/redis/redis.conf"
+}
+
+# redis_conf SERVER: for the first Redis and for its replicas.
+redis_conf() {
+    local at=$DATA/$1 aof=no
     [[ $REDIS_AOF != 1 ]] || aof=yes
     cat >"$at/redis.conf" <<CONF
 bind 127.0.0.1
-port $REDIS_PORT
-dir $SEEN/redis
+port $(port_of "$1")
+dir $SEEN/$1
 save ""
 appendonly $aof
 # Each command is in the file, if not on the disk, before its answer goes out: a kill loses nothing,
@@ -93,8 +105,8 @@ appendonly $aof
 appendfsync no
 maxmemory-policy noeviction
 CONF
-    own "$at/redis.conf" redis
-    spawn redis "$REDIS_KIND-server" "$SEEN/redis/redis.conf"
+    [[ $ADDED != *redis-* ]] || replication_conf >>"$at/redis.conf"
+    own "$at/redis.conf" "$1"
 }
 
 # Whether the server does what it is for, not only accepts a connection.
@@ -102,8 +114,9 @@ answers() {
     case $1 in
         # RabbitMQ opens its port last; the first byte of Connection.Start is 1 (a method frame).
         rabbitmq) talk "$AMQP_PORT" 'AMQP\0\0\011\001' $'\001' ;;
-        redis) talk "$REDIS_PORT" 'PING\r\n' + ;;
-        postgres) as postgres "$POSTGRES_BIN/pg_isready" -q -h 127.0.0.1 -p "$POSTGRES_PORT" -t 2 ;;
+        redis* | sentinel-*) talk "$(port_of "$1")" 'PING\r\n' + ;;
+        postgres | replica)
+            as "$1" "$POSTGRES_BIN/pg_isready" -q -h 127.0.0.1 -p "$(port_of "$1")" -t 2 ;;
     esac
 }
 
@@ -127,6 +140,14 @@ port_taken() {
 port_of() {
     case $1 in
         rabbitmq) echo "$AMQP_PORT" ;; postgres) echo "$POSTGRES_PORT" ;; redis) echo "$REDIS_PORT" ;;
+        *) added_port "$1" ;;
+    esac
+}
+
+launch() {
+    case $1 in
+        replica) launch_replica ;; redis-*) launch_redis_replica "$1" ;;
+        sentinel-*) launch_sentinel "$1" ;; *) "launch_$1" ;;
     esac
 }
 
@@ -140,7 +161,7 @@ start_server() {
     fi
     port_taken "$(port_of "$server")" && return "$COLLISION"
     [[ ! -f $DATA/$server/server.log ]] || from=$(wc -l <"$DATA/$server/server.log")
-    "launch_$server" || { show_log "$server"; return 1; }
+    launch "$server" || { show_log "$server"; return 1; }
     until answers "$server"; do
         if ! alive "$CHILD"; then
             if tail -n "+$((from + 1))" "$DATA/$server/server.log" |
@@ -149,9 +170,9 @@ start_server() {
                 return "$COLLISION"
             fi
             # After a SIGKILL the lock file or shared memory of the old one may be seen for 1-2 s.
-            if [[ $server == postgres ]] && ((SECONDS < again)); then
+            if [[ $server == postgres || $server == replica ]] && ((SECONDS < again)); then
                 sleep 0.3
-                launch_postgres
+                launch "$server"
                 continue
             fi
             show_log "$server"
@@ -177,6 +198,29 @@ make_database() {
 show_log() {
     printf 'servers: %s did not start; the end of its log:\n' "$1" >&2
     tail -n 20 "$DATA/$1/server.log" >&2 || true
+}
+
+# psql_of [--at SERVER] ARGUMENT... and the same of redis-cli.
+psql_of() {
+    local at=postgres
+    if [[ ${1:-} == --at ]]; then
+        at=${2:-}
+        need_server "$at"
+        case $at in postgres | replica) ;; *) die "$at is no Postgres" ;; esac
+        shift 2
+    fi
+    postgres_psql rollcall -p "$(port_of "$at")" "$@"
+}
+
+redis_cli_of() {
+    local at=redis
+    if [[ ${1:-} == --at ]]; then
+        at=${2:-}
+        need_server "$at"
+        case $at in redis* | sentinel-*) ;; *) die "$at is no Redis" ;; esac
+        shift 2
+    fi
+    redis_cli -p "$(port_of "$at")" "$@"
 }
 
 # The caller's own environment and user, as psql reads the terminal and the caller's files; of another
