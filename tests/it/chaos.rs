@@ -140,6 +140,7 @@ async fn outage(
         Server::RabbitMq => "dependency=\"rabbitmq\"",
         Server::Postgres => "dependency=\"postgres\"",
         Server::Redis => "dependency=\"redis\"",
+        added => panic!("{added:?} is in no plan"),
     };
     if matches!(server, Server::RabbitMq) {
         eventually(LONG, "the queue to be old enough", async || {

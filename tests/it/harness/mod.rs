@@ -15,6 +15,8 @@ mod proxy;
 mod proxy_selftest;
 mod publisher;
 mod redis;
+mod replicas;
+mod replicas_selftest;
 mod rig;
 mod selftest;
 mod servers;

@@ -60,7 +60,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    server: String,
+    server: Mutex<String>,
     line: watch::Sender<Line>,
     books: Mutex<Books>,
 }
@@ -92,7 +92,7 @@ impl Proxy {
         let addr = listener.local_addr().expect("just bound");
         let line = Line { flow: [Flow::Pass; 2], refuses: false, era: 0, deaths: 0 };
         let shared = Arc::new(Shared {
-            server: server.to_owned(),
+            server: Mutex::new(server.to_owned()),
             line: watch::Sender::new(line),
             books: Mutex::default(),
         });
@@ -128,6 +128,13 @@ impl Proxy {
     /// Whether new connections are reset at once. Those that stand go on.
     pub fn refuse(&self, refuses: bool) {
         self.shared.line.send_modify(|line| line.refuses = refuses);
+    }
+
+    /// New connections go to another server: what an address that moves does. Those that stand are
+    /// cut.
+    pub fn repoint(&self, server: &str) {
+        server.clone_into(&mut self.shared.server());
+        self.cut_all();
     }
 
     /// Cuts all that stands.
@@ -178,6 +185,10 @@ impl Drop for Proxy {
 impl Shared {
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn server(&self) -> MutexGuard<'_, String> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many of these bytes pass, and whether that is the end.
@@ -244,7 +255,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn carry(shared: Arc<Shared>, mut client: TcpStream, link: Link, era: u64) {
-    let Ok(mut server) = TcpStream::connect(&shared.server).await else { return };
+    let address = shared.server().clone();
+    let Ok(mut server) = TcpStream::connect(address).await else { return };
     // Some peers are slow to acknowledge; what is small would wait for it.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let mut line = shared.line.subscribe();

@@ -262,6 +262,12 @@ impl Rig {
         servers.spoil();
     }
 
+    /// Adds servers to the set. Afterwards it is another set, and no test gets it any more.
+    pub fn add(&self, what: &[&str]) -> String {
+        self.spoil();
+        tokio::task::block_in_place(|| self.servers.add(what))
+    }
+
     pub fn control(&self, verb: Verb, server: Server) {
         let Home::Breakable(servers) = &self.servers else { panic!("not ours to break") };
         tokio::task::block_in_place(|| servers.control(verb, server));
@@ -323,7 +329,7 @@ impl Drop for Rig {
     }
 }
 
-fn with_database(url: &str, database: &str) -> String {
+pub fn with_database(url: &str, database: &str) -> String {
     let (url, query) = url.split_once('?').unwrap_or((url, ""));
     let (server, _) = url.rsplit_once('/').expect("a database url names a database");
     match query.is_empty() {

@@ -1,9 +1,10 @@
 //! Private RabbitMQ, Postgres and Redis: one set that every test shares, and a few that tests take
-//! for themselves to break them.
+//! for themselves to break them, or to add replicas to.
 //!
 //! `--until-pid` has a watchdog remove a set when this process is gone, however it went: a panic,
 //! Ctrl-C and SIGKILL alike.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Deref;
@@ -17,16 +18,24 @@ pub enum Server {
     RabbitMq,
     Postgres,
     Redis,
+    /// The added ones, by the numbers in their names; a Redis replica's begins at 2.
+    Replica,
+    RedisReplica(usize),
+    Sentinel(usize),
 }
 
 impl Server {
+    /// Those that every set has.
     pub const ALL: [Server; 3] = [Server::RabbitMq, Server::Postgres, Server::Redis];
 
-    fn name(self) -> &'static str {
+    fn name(self) -> Cow<'static, str> {
         match self {
-            Server::RabbitMq => "rabbitmq",
-            Server::Postgres => "postgres",
-            Server::Redis => "redis",
+            Server::RabbitMq => "rabbitmq".into(),
+            Server::Postgres => "postgres".into(),
+            Server::Redis => "redis".into(),
+            Server::Replica => "replica".into(),
+            Server::RedisReplica(n) => format!("redis-{n}").into(),
+            Server::Sentinel(n) => format!("sentinel-{n}").into(),
         }
     }
 }
@@ -151,24 +160,24 @@ impl Servers {
         let pid = std::process::id().to_string();
         run(&["up", &dir.display().to_string(), "--until-pid", &pid]);
         let env = fs::read_to_string(dir.join("env")).expect("scripts/servers up writes DIR/env");
-        let value = |name: &str| {
-            env.lines()
-                .filter_map(|line| line.trim_start_matches("export ").split_once('='))
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.trim_matches(['"', '\'']).to_owned())
-                .unwrap_or_else(|| panic!("{name} is not in DIR/env"))
-        };
         Servers {
-            amqp_url: value("AMQP_URL"),
-            database_url: value("DATABASE_URL"),
-            redis_url: value("REDIS_URL"),
+            amqp_url: value(&env, "AMQP_URL"),
+            database_url: value(&env, "DATABASE_URL"),
+            redis_url: value(&env, "REDIS_URL"),
             dir,
         }
     }
 
+    /// Adds servers to the set, as `scripts/servers add` takes them. Gives the URLs that the set
+    /// has then, for `value`.
+    pub fn add(&self, what: &[&str]) -> String {
+        let dir = self.dir.display().to_string();
+        run(&[&["add", dir.as_str()], what].concat())
+    }
+
     pub fn control(&self, verb: Verb, server: Server) {
         let dir = self.dir.display().to_string();
-        run(&[verb.name(), &dir, server.name()]);
+        run(&[verb.name(), &dir, &server.name()]);
     }
 
     pub fn rabbitmqctl(&self, args: &[&str]) -> String {
@@ -180,13 +189,13 @@ impl Servers {
 
     /// Where a server keeps its data and its logs.
     pub fn folder(&self, server: Server) -> PathBuf {
-        self.dir.join("data").join(server.name())
+        self.dir.join("data").join(&*server.name())
     }
 
     /// The main process, if it runs.
     pub fn pid(&self, server: Server) -> Option<String> {
         let dir = self.dir.display().to_string();
-        call(&["pid", &dir, server.name()]).ok().map(|said| said.trim().to_owned())
+        call(&["pid", &dir, &server.name()]).ok().map(|said| said.trim().to_owned())
     }
 
     /// What a server has logged so far.
@@ -200,7 +209,7 @@ impl Servers {
     /// Moves a folder of a stopped server onto a disk of its own, with `megabytes` to spare.
     pub fn small_disk(&self, server: Server, folder: &str, megabytes: u32) -> PathBuf {
         let dir = self.dir.display().to_string();
-        run(&["small-disk", &dir, server.name(), folder, &megabytes.to_string()]);
+        run(&["small-disk", &dir, &server.name(), folder, &megabytes.to_string()]);
         self.folder(server).join(folder)
     }
 
@@ -215,8 +224,17 @@ impl Servers {
     /// A server that is not running cannot be resumed, which is all right.
     fn resume_quietly(&self, server: Server) {
         let dir = self.dir.display().to_string();
-        let _ = call(&[Verb::Resume.name(), &dir, server.name()]);
+        let _ = call(&[Verb::Resume.name(), &dir, &server.name()]);
     }
+}
+
+/// What a variable is in the text of DIR/env.
+pub fn value(env: &str, name: &str) -> String {
+    env.lines()
+        .filter_map(|line| line.trim_start_matches("export ").split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value.trim_matches(['"', '\'']).to_owned())
+        .unwrap_or_else(|| panic!("{name} is not in DIR/env"))
 }
 
 /// Short, as Postgres puts a Unix socket there and a socket's path has 107 bytes.
