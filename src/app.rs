@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cli::{self, Outcome, Output};
@@ -11,9 +12,12 @@ use crate::config::Config;
 use crate::event::Reason;
 use crate::health::{self, Health};
 use crate::ingest::breaker::Breaker;
+use crate::ingest::guard::{self, Guard};
+use crate::ingest::ledger::Ledger;
+use crate::ingest::outage::Outage;
 use crate::ingest::servers::Real;
 use crate::ingest::supervisor::{self, Drained, Shared, WorkerConfig};
-use crate::ingest::{close_max, watch};
+use crate::ingest::{close_max, keeper, watch};
 use crate::projection::Projection;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Dependency, Metrics};
@@ -40,11 +44,10 @@ pub async fn worker(config: Config) -> Result<Outcome> {
     let listener = health::bind(config.ops).await?;
     let worker = async {
         let prefix = config.sets.prefix();
-        let redis =
-            supervisor::wait_for_redis(projection, prefix, &config.ingest, &health, &shutdown);
-        let Some(redis) = redis.await else {
-            return Ok(Drained::Whole);
-        };
+        // Connects when it is needed: ingest begins without it, where it is away for long.
+        let redis = Projection::unconnected(projection, prefix)?;
+        let ledger = Ledger::new(guard::process_name(), config.ingest.lanes, Instant::now());
+        let ledger = Arc::new(Mutex::new(ledger));
         let shared = Shared {
             config: Arc::new(WorkerConfig {
                 queue: broker.queue.clone(),
@@ -57,6 +60,8 @@ pub async fn worker(config: Config) -> Result<Outcome> {
                 store: store.clone(),
                 projection: redis.clone(),
                 sets: config.sets.clone(),
+                prefix: prefix.into(),
+                guard: Arc::new(Guard::new(ledger.clone())),
                 metrics: metrics.clone(),
                 generation_missing: Arc::default(),
                 silences: Arc::default(),
@@ -68,15 +73,24 @@ pub async fn worker(config: Config) -> Result<Outcome> {
                 config.ingest.breaker_percent,
                 config.ingest.breaker_events,
             ))),
+            ledger,
+            outage: Arc::new(Outage::new(config.redis_hold)),
         };
-        // Partitions are made ahead beside ingest, by whichever worker comes first.
+        // Boxed: for as long as the process lives, and their types are deep ones. Partitions are
+        // made ahead beside ingest, by whichever worker comes first.
         let drained = tokio::select! {
-            drained = supervisor::run(&shared, &shutdown) => drained,
+            drained = Box::pin(supervisor::run(&shared, &shutdown)) => drained,
             never = manage::keep_partitions(store) => match never {},
-            never = watch::run(&shared) => match never {},
+            never = Box::pin(watch::run(&shared)) => match never {},
+            never = Box::pin(keeper::run(&shared)) => match never {},
         };
         let limit = close_max(shared.config.ingest.drain);
-        let _ = tokio::time::timeout(limit, redis.close()).await;
+        let goodbye = async {
+            // What stays of it where Redis is away others take for a process that died.
+            let _ = guard::leave(&shared.servers).await;
+            redis.close().await;
+        };
+        let _ = tokio::time::timeout(limit, goodbye).await;
         anyhow::Ok(drained)
     };
     let ended = tokio::sync::Notify::new();
@@ -116,7 +130,8 @@ pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
         cli::Manage::Migrate(output) => manage::migrate(config.store()?, output).await,
         cli::Manage::Topology(output) => manage::topology(config.broker()?, output).await,
         cli::Manage::Partitions(output) => manage::partitions(config.store()?, output).await,
-        repair => return manage::repair(&config, repair).await,
+        // Boxed, as its type is a deep one.
+        repair => return Box::pin(manage::repair(&config, repair)).await,
     }?;
     Ok(Outcome::Done)
 }

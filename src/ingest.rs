@@ -4,13 +4,21 @@
 //! `prefetch` decides how much may wait in memory (pure), and `flush` writes a batch through all
 //! stages on one page. Nothing else in the crate knows that order. `servers` is what they ask of the
 //! three servers, and `simulation` runs all of it against models of those.
+//!
+//! What is given to Redis can be lost there: `ledger` knows what bounds the loss (pure), `guard`
+//! notes it, `outage` says when ingest goes on without Redis (pure), `watch` looks and `keeper` has
+//! mended what they find.
 
 pub mod batch;
 pub mod breaker;
 mod flush;
 mod generation;
+pub mod guard;
 mod hold;
+pub mod keeper;
 mod lane;
+pub mod ledger;
+pub mod outage;
 pub mod prefetch;
 pub mod servers;
 mod session;

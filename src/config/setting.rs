@@ -229,7 +229,7 @@ store_timeout_secs ROLLCALL_STORE_TIMEOUT_SECS text "20", whole("seconds", 1, 90
 redis_timeout_ms ROLLCALL_REDIS_TIMEOUT_MS text "5000", whole("milliseconds", 50, 60_000),
     "For connecting to Redis and each command.";
 redis_hold_secs ROLLCALL_REDIS_HOLD_SECS text "60", whole("seconds", 0, 1700),
-    "Reserved: until sets are caught up from Postgres, a lane holds for Redis as for Postgres.";
+    "How long a lane holds for Redis; then ingest goes on, and sets are caught up from Postgres.";
 window_hour_ttl_days ROLLCALL_WINDOW_HOUR_TTL_DAYS text "7", whole("days", 1, 36_500),
     "How long the set of one hour stays in Redis.";
 window_day_ttl_days ROLLCALL_WINDOW_DAY_TTL_DAYS text "90", whole("days", 2, 36_500),

@@ -24,6 +24,8 @@ use crate::telemetry::{Dependency, Outcome, Stage};
 
 /// The lane's own connection to Postgres, and the way to Redis.
 pub struct Writer<S: Servers> {
+    /// Its number among the lanes.
+    lane: usize,
     events: S::Store,
     shared: Shared<S>,
 }
@@ -52,22 +54,32 @@ struct Condemned {
 }
 
 impl<S: Servers> Writer<S> {
-    pub fn new(events: S::Store, shared: Shared<S>) -> Self {
-        Self { events, shared }
+    pub fn new(lane: usize, events: S::Store, shared: Shared<S>) -> Self {
+        Self { lane, events, shared }
     }
 
-    /// Postgres, then Redis. Holds the batch while either is away, up to `hold_max`.
+    /// Postgres, then Redis. Holds the batch while either is away, up to `hold_max`; but where Redis
+    /// is away for long, Postgres takes a note instead.
     pub async fn write(&mut self, batch: Batch) -> Result<Written, HeldTooLong> {
         let Batch { tokens, deliveries, mut events, rejected, arrived, first_seen, .. } = batch;
         let mut condemned: Vec<_> = rejected.into_iter().map(Condemned::rejected).collect();
         fault::point("before_commit");
+        let way = OnItsWay::begin(&self.shared, self.lane);
         // A crash before the COMMIT: nothing happened, the broker delivers again.
         let stored = self.store(&events, arrived).await?;
         fault::point("after_commit");
         // A crash between COMMIT and SADD: the redelivery finds duplicates, and adds their members
         // all the same. So this takes every event but the refused, not just the new rows.
+        let txid_min = stored.txid_min;
+        way.stored(txid_min);
         take_refused(&mut events, stored, &mut condemned);
-        self.project(&events, arrived).await?;
+        if self.project(&events, arrived).await? == Projected::Skipped {
+            // Redis never sees it. A crash between COMMIT and note: the redelivery notes it.
+            self.note_missing(txid_min, arrived).await?;
+            fault::point("after_note");
+            self.shared.metrics.projection_skipped_events.increment(events.len() as u64);
+        }
+        way.done();
         fault::point("after_redis");
         // A crash from here on: SADD again changes nothing. See `settle` for the rest.
         let (good, largest, suspect) = (events.len() as u64, batch.largest, batch.suspect);
@@ -114,23 +126,27 @@ impl<S: Servers> Writer<S> {
         &mut self,
         events: &[Taken<Event>],
         since: Option<Instant>,
-    ) -> Result<(), HeldTooLong> {
+    ) -> Result<Projected, HeldTooLong> {
         let times = events.iter().map(|taken| taken.decoded.occurred_at);
-        let Some(last_event_at) = times.max() else { return Ok(()) };
+        let Some(last_event_at) = times.max() else { return Ok(Projected::Added) };
         let shared = &self.shared;
         let plan = plan(&shared.config.sets, events);
         let additions: Vec<KeyAdditions<'_>> = plan.iter().map(Planned::borrow).collect();
         let started = Instant::now();
         let mut hold = Hold::new(shared, Dependency::Redis, since);
         let applied = loop {
+            if shared.outage.is_skipping() {
+                return Ok(Projected::Skipped);
+            }
             let mark =
                 Mark { last_event_at, last_applied_at: OffsetDateTime::now_utc(), state: None };
-            match shared.servers.apply(&additions, &mark).await {
+            match shared.servers.apply(self.lane, &additions, &mark).await {
                 Ok(applied) => break applied,
-                Err(error) => hold.wait(&error, error.class()).await?,
+                Err(error) => hold.for_redis(&error).await?,
             }
         };
         hold.over();
+        shared.outage.over();
         shared.metrics.flush_seconds.of(Stage::Projection).record(started.elapsed());
         let lag = OffsetDateTime::now_utc() - last_event_at;
         shared.metrics.event_lag_seconds.record(lag.as_seconds_f64().max(0.0));
@@ -138,14 +154,46 @@ impl<S: Servers> Writer<S> {
             .metrics
             .members_written
             .increment(additions.iter().map(|addition| addition.members.len() as u64).sum());
-        for key in applied.wrong_type {
+        self.set_aside(applied.wrong_type, since).await?;
+        Ok(Projected::Added)
+    }
+
+    /// What Postgres is to catch Redis up from: committed before the ack that Redis does not see.
+    async fn note_missing(
+        &mut self,
+        txid_min: Option<i64>,
+        since: Option<Instant>,
+    ) -> Result<(), HeldTooLong> {
+        // Without a row there is nothing to miss.
+        let Some(from) = txid_min else { return Ok(()) };
+        let mut hold = Hold::new(&self.shared, Dependency::Postgres, since);
+        while let Err(error) = note(&mut self.events, &self.shared, from).await {
+            hold.wait(&error, error.class()).await?;
+        }
+        hold.over();
+        Ok(())
+    }
+
+    /// Keys of another type: each is noted and told once, and again when it was mended in between.
+    async fn set_aside(
+        &mut self,
+        keys: Vec<String>,
+        since: Option<Instant>,
+    ) -> Result<(), HeldTooLong> {
+        let shared = &self.shared;
+        for key in keys {
             shared.metrics.wrong_type_keys.increment(1);
-            if shared.wrong_type_log.lock().is_ok_and(|mut seen| seen.insert(key.clone())) {
-                tracing::error!(
-                    key,
-                    "redis: the key holds another type and is set aside; delete or move it, then \
-                     rebuild the set"
-                );
+            if shared.wrong_type_log.lock().is_ok_and(|seen| seen.contains(&key)) {
+                continue;
+            }
+            let mut hold = Hold::new(shared, Dependency::Redis, since);
+            while let Err(error) = shared.servers.note_wrong_type().await {
+                hold.wait(&error, error.class()).await?;
+            }
+            hold.over();
+            tracing::error!(key, "redis: the key holds another type: its set must be made anew");
+            if let Ok(mut seen) = shared.wrong_type_log.lock() {
+                seen.insert(key);
             }
         }
         Ok(())
@@ -162,6 +210,52 @@ async fn insert<S: Servers>(
         *events = shared.servers.store().await?;
     }
     events.insert(rows).await
+}
+
+/// As `insert`.
+async fn note<S: Servers>(
+    events: &mut S::Store,
+    shared: &Shared<S>,
+    from: i64,
+) -> Result<(), StoreError> {
+    if events.is_broken() {
+        *events = shared.servers.store().await?;
+    }
+    events.note_missing(from, "redis away").await
+}
+
+/// Whether Redis has a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Projected {
+    Added,
+    Skipped,
+}
+
+/// A batch from its COMMIT to Redis, in the ledger. Dropped on the way, it was given up.
+struct OnItsWay<S> {
+    shared: Shared<S>,
+    lane: usize,
+}
+
+impl<S: Servers> OnItsWay<S> {
+    fn begin(shared: &Shared<S>, lane: usize) -> Self {
+        shared.ledger().begin(lane);
+        Self { shared: shared.clone(), lane }
+    }
+
+    fn stored(&self, txid_min: Option<i64>) {
+        self.shared.ledger().stored(self.lane, txid_min);
+    }
+
+    fn done(self) {
+        self.shared.ledger().done(self.lane);
+    }
+}
+
+impl<S> Drop for OnItsWay<S> {
+    fn drop(&mut self) {
+        self.shared.ledger().leave(self.lane, Instant::now());
+    }
 }
 
 /// Dead letters confirmed, then one ack for the whole batch. Fails after that, too, where most of

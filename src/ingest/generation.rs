@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::servers::Real;
 use super::session::SessionError;
 use crate::projection::State;
-use crate::store;
+use crate::store::{self, Link, marks};
 
 /// Begins a generation where there is none and nothing to miss. A Redis that lacks what Postgres
 /// has gets none: readers go on being told *unknown*, and the loss is said once and shown by a
@@ -33,6 +33,9 @@ async fn begin(servers: &Real) -> Result<bool, SessionError> {
         return Ok(true);
     }
     if store::is_empty(&servers.store).await? {
+        let mut link = Link::open(&servers.store.url, servers.store.timeout).await?;
+        marks::begin_history(&mut link, &servers.prefix).await?;
+        link.close().await;
         projection.begin_generation_if_absent(State::Fresh, &servers.sets).await?;
         return Ok(true);
     }

@@ -8,6 +8,7 @@ use std::error::Error;
 use tokio::time::Instant;
 
 use super::servers::Servers;
+use super::session::SessionError;
 use super::supervisor::Shared;
 use crate::retry::{Backoff, Class};
 use crate::telemetry::{Dependency, Label, chain};
@@ -42,6 +43,24 @@ impl<'a, S: Servers> Hold<'a, S> {
         let trying = Instant::now();
         let since = since.unwrap_or(trying);
         Self { shared, dependency, since, trying, waiting: None, said: Vec::new() }
+    }
+
+    /// The same for Redis, without which ingest can go on: not once it has been away for its hold,
+    /// nor where this batch alone has waited that long.
+    pub async fn for_redis(&mut self, error: &SessionError) -> Result<(), HeldTooLong> {
+        let outage = &self.shared.outage;
+        let now = Instant::now();
+        if matches!(error, SessionError::Projection(_)) {
+            let waited = self.waiting.as_ref().map(|(began, _)| now - *began);
+            if waited.is_some_and(|waited| waited >= outage.hold()) {
+                outage.skip(now);
+            }
+            if outage.failed(now) {
+                self.shared.health.down(self.dependency, &chain(error));
+                return Ok(());
+            }
+        }
+        self.wait(error, error.class()).await
     }
 
     /// Waits before the next try. Logs each failure once; the gauge tells the rest.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::generation;
+use super::guard::{self, Guard};
 use super::session::SessionError;
 use crate::broker::{self, BrokerError, DeadLetter, Delivery, LaneConsumer, Tokens};
 use crate::config;
-use crate::projection::{Applied, KeyAdditions, Mark, Projection, ProjectionError};
+use crate::projection::{Applied, KeyAdditions, Mark, Projection};
 use crate::sets::Sets;
 use crate::store::{self, EventStore, Row, StoreError, Stored};
 use crate::telemetry::Metrics;
@@ -25,15 +26,20 @@ pub trait Servers: Clone + Send + Sync + 'static {
     /// That Postgres takes a write.
     fn probe_store(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// That Redis takes a write, keeps what it is given and has not been emptied.
+    /// That Redis takes a write, keeps what it is given and has not been emptied; and that it is
+    /// guarded from here on.
     fn probe_projection(&self) -> impl Future<Output = Result<(), SessionError>> + Send;
 
-    /// See [`Projection::apply`].
+    /// Adds a lane's batch to a Redis that has lost nothing of what was noted: see [`guard::apply`].
     fn apply(
         &self,
+        lane: usize,
         additions: &[KeyAdditions<'_>],
         mark: &Mark,
-    ) -> impl Future<Output = Result<Applied, ProjectionError>> + Send;
+    ) -> impl Future<Output = Result<Applied, SessionError>> + Send;
+
+    /// See [`guard::note_wrong_type`].
+    fn note_wrong_type(&self) -> impl Future<Output = Result<(), SessionError>> + Send;
 
     /// A new session's connection to RabbitMQ, where the queue is known to be as it should.
     fn broker(&self) -> impl Future<Output = Result<Self::Broker, BrokerError>> + Send;
@@ -75,6 +81,12 @@ pub trait Store: Send + 'static {
         &mut self,
         rows: &[Row<'_>],
     ) -> impl Future<Output = Result<Stored, StoreError>> + Send;
+    /// Committed when it returns: Redis lacks rows with this txid or a higher one.
+    fn note_missing(
+        &mut self,
+        from: i64,
+        reason: &str,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn is_broken(&self) -> bool;
     fn close(self) -> impl Future<Output = ()> + Send;
 }
@@ -86,6 +98,9 @@ pub struct Real {
     pub store: config::Store,
     pub projection: Projection,
     pub sets: Sets,
+    /// Of the keys, and of the row that says what they lack.
+    pub prefix: Arc<str>,
+    pub guard: Arc<Guard>,
     pub metrics: Arc<Metrics>,
     /// Whether the last look found Redis without a generation.
     pub generation_missing: Arc<AtomicBool>,
@@ -100,7 +115,8 @@ impl Servers for Real {
     async fn store(&self) -> Result<RealStore, StoreError> {
         let silences = self.silences.load(Ordering::Relaxed);
         let events = EventStore::connect(&self.store).await?;
-        Ok(RealStore { events, silences, silences_now: self.silences.clone() })
+        let prefix = self.prefix.clone();
+        Ok(RealStore { events, prefix, silences, silences_now: self.silences.clone() })
     }
 
     async fn probe_store(&self) -> Result<(), StoreError> {
@@ -110,15 +126,22 @@ impl Servers for Real {
     async fn probe_projection(&self) -> Result<(), SessionError> {
         self.projection.ensure_noeviction().await?;
         generation::look(self).await?;
-        Ok(self.projection.probe().await?)
+        self.projection.probe().await?;
+        // Before the first insert: what a look finds unregistered it registers.
+        Box::pin(guard::look(self)).await.map(drop)
     }
 
     async fn apply(
         &self,
+        lane: usize,
         additions: &[KeyAdditions<'_>],
         mark: &Mark,
-    ) -> Result<Applied, ProjectionError> {
-        self.projection.apply(additions, mark).await
+    ) -> Result<Applied, SessionError> {
+        guard::apply(self, lane, additions, mark).await
+    }
+
+    async fn note_wrong_type(&self) -> Result<(), SessionError> {
+        guard::note_wrong_type(self).await
     }
 
     async fn broker(&self) -> Result<broker::Session, BrokerError> {
@@ -177,6 +200,7 @@ impl Consumer for LaneConsumer {
 /// on a dead one is waited for as long as a statement may take, though Postgres answers others.
 pub struct RealStore {
     events: EventStore,
+    prefix: Arc<str>,
     /// As many silences had there been when it was made.
     silences: u64,
     silences_now: Arc<AtomicU64>,
@@ -185,6 +209,10 @@ pub struct RealStore {
 impl Store for RealStore {
     async fn insert(&mut self, rows: &[Row<'_>]) -> Result<Stored, StoreError> {
         self.events.insert(rows).await
+    }
+
+    async fn note_missing(&mut self, from: i64, reason: &str) -> Result<(), StoreError> {
+        self.events.note_missing(&self.prefix, from, reason).await
     }
 
     fn is_broken(&self) -> bool {

@@ -27,7 +27,7 @@ use crate::projection::ProjectionError;
 use crate::retry::Class;
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
-use crate::telemetry::Dependency;
+use crate::telemetry::{Dependency, chain};
 
 /// Why a session could not begin, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -149,8 +149,14 @@ impl<'a, S: Servers> Session<'a, S> {
         // session raises the delivery count of what it had taken.
         servers.probe_store().await?;
         health.up(Dependency::Postgres);
-        servers.probe_projection().await?;
-        health.up(Dependency::Redis);
+        match servers.probe_projection().await {
+            Ok(()) => drop(health.up(Dependency::Redis)),
+            // It has been away for so long that ingest goes on without it.
+            Err(SessionError::Projection(error)) if shared.outage.failed(Instant::now()) => {
+                health.down(Dependency::Redis, &chain(&error));
+            }
+            Err(error) => return Err(error),
+        }
         let broker = servers.broker().await?;
         let (tasks, pulse, stop) = (JoinSet::new(), Arc::default(), Shutdown::new());
         let mut session = Self { shared, broker, stores, tasks, pulse, stop };
@@ -161,11 +167,13 @@ impl<'a, S: Servers> Session<'a, S> {
 
     async fn begin_lane(&mut self, trust: Trust) -> Result<(), SessionError> {
         let Some(events) = self.stores.pop() else { return Ok(()) };
+        // Each of its own, the same ones in the next session.
+        let number = self.stores.len();
         let shared = self.shared.clone();
         let ingest = &self.shared.config.ingest;
         let prefetch = Prefetch::new(ingest.prefetch_max, ingest.prefetch_bytes);
         let consumer = self.broker.lane(trust.prefetch(&prefetch)).await?;
-        let writer = Writer::new(events, shared.clone());
+        let writer = Writer::new(number, events, shared.clone());
         let lane = Lane::new(shared, self.pulse.clone(), consumer, writer, prefetch, trust);
         self.tasks.spawn(lane.run(self.stop.clone()));
         Ok(())

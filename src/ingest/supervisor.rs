@@ -4,7 +4,7 @@
 //! said once, and never ends the process.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -12,12 +12,13 @@ use tokio::time::Instant;
 
 use super::breaker::{Breaker, Tripped};
 use super::lane::LaneError;
+use super::ledger::Ledger;
+use super::outage::Outage;
 use super::servers::Servers;
 use super::session::{self, Ended, SessionError};
 use crate::config;
 use crate::event::{Limits, Rules};
 use crate::health::Health;
-use crate::projection::Projection;
 use crate::retry::{Backoff, Class};
 use crate::sets::Sets;
 use crate::shutdown::Shutdown;
@@ -33,9 +34,17 @@ pub struct Shared<S> {
     /// Keys that were shouted about already. Bounded by the keys that exist, and those are rare.
     pub wrong_type_log: Arc<Mutex<HashSet<String>>>,
     pub breaker: Arc<Mutex<Breaker>>,
+    /// What is on its way to Redis.
+    pub ledger: Arc<Mutex<Ledger>>,
+    pub outage: Arc<Outage>,
 }
 
 impl<S> Shared<S> {
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // Whatever a lane was at when it panicked, its neighbours go on.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What a decoder needs to know.
     pub fn rules(&self, now: OffsetDateTime) -> Rules<'_> {
         Rules { sets: &self.config.sets, limits: &self.config.limits, now }
@@ -61,34 +70,6 @@ pub enum Drained {
 
 /// A session that lasted this long was sound: the next failure starts from a short wait again.
 const SOUND: Duration = Duration::from_secs(30);
-
-/// The first connection to Redis, however long that takes; `None` where the drain came first. Once
-/// made, the client finds its way back by itself.
-pub async fn wait_for_redis(
-    config: &config::Projection,
-    prefix: &str,
-    ingest: &config::Ingest,
-    health: &Health,
-    drain: &Shutdown,
-) -> Option<Projection> {
-    let mut backoff = Backoff::new(ingest.retry_min, ingest.retry_max);
-    let mut said = false;
-    loop {
-        let (error, class) =
-            match drain.run_until_drain(Projection::connect(config, prefix)).await? {
-                Ok(redis) => return Some(redis),
-                Err(error) => (chain(&error), error.class()),
-            };
-        health.down(Dependency::Redis, &error);
-        if !std::mem::replace(&mut said, true) {
-            match class {
-                Class::Config => tracing::error!(error, "no redis: a hand is needed; trying again"),
-                _ => tracing::warn!(error, "no redis yet; trying again"),
-            }
-        }
-        drain.run_until_drain(tokio::time::sleep(backoff.next())).await?;
-    }
-}
 
 /// How often the worker shows that it lives.
 const BEAT: Duration = Duration::from_secs(5);

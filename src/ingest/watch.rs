@@ -2,15 +2,18 @@
 //! not notice that it could not. Never takes part in writing.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::generation;
+use super::guard::{self, Looked};
 use super::servers::Real;
 use super::session::SessionError;
 use super::supervisor::Shared;
+use crate::projection::{ProjectionError, State};
 use crate::store;
 use crate::telemetry::{Dependency, Label, chain};
 
@@ -22,12 +25,19 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// statements may be. With `LOOK` it stays below the 25 s in which a hung store is noticed.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
+/// Readers of a Redis that evicts are told so within this, whatever it does with writes.
+const TELL_MAX: Duration = Duration::from_secs(2);
+
 /// For as long as it is polled. A store that hangs does not keep it from looking at the other.
 pub async fn run(shared: &Shared<Real>) -> Infallible {
     let (postgres, redis) = (Seen::new(Dependency::Postgres), Seen::new(Dependency::Redis));
     let (never, _) = tokio::join!(
-        postgres.watch(shared, async || look_at_postgres(shared).await),
-        redis.watch(shared, async || look_at_redis(shared).await),
+        postgres.watch(shared, async || pending().await, async || look_at_postgres(shared).await),
+        redis.watch(
+            shared,
+            async || shared.servers.guard.look.notified().await,
+            async || look_at_redis(shared).await,
+        ),
     );
     never
 }
@@ -42,14 +52,56 @@ async fn look_at_postgres(shared: &Shared<Real>) -> Result<(), String> {
     looked
 }
 
-/// That it answers, keeps what it is given, and has not been emptied.
+/// That it answers, takes writes, keeps what it is given and has lost nothing of it. Where ingest
+/// went on without it, it is given batches again.
 async fn look_at_redis(shared: &Shared<Real>) -> Result<(), String> {
-    let kept = shared.servers.projection.ensure_noeviction().await.map(drop);
-    kept.map_err(|error| chain(&error))?;
-    match generation::look(&shared.servers).await {
-        // Redis has answered by then; of Postgres the other look tells.
-        Ok(()) | Err(SessionError::Store(_)) => Ok(()),
-        Err(error) => Err(chain(&error)),
+    let looked = examine(shared).await;
+    let metrics = &shared.metrics;
+    if let Err(error @ ProjectionError::Evicts { .. }) = &looked {
+        return Err(chain(error));
+    }
+    match &looked {
+        Ok(()) => shared.outage.answers(),
+        Err(_) => drop(shared.outage.failed(Instant::now())),
+    }
+    metrics.projection_skipping.set(f64::from(u8::from(shared.outage.is_skipping())));
+    looked.map_err(|error| chain(&error))
+}
+
+async fn examine(shared: &Shared<Real>) -> Result<(), ProjectionError> {
+    let real = &shared.servers;
+    let kept = real.projection.ensure_noeviction().await;
+    let evicts = matches!(kept, Err(ProjectionError::Evicts { .. }));
+    shared.metrics.redis_evicts.set(f64::from(u8::from(evicts)));
+    if evicts {
+        // Whether it could be told changes nothing of what is to be said.
+        let _ = timeout(TELL_MAX, real.projection.set_state(State::Stale)).await;
+    }
+    kept?;
+    real.projection.probe().await?;
+    if shared.outage.is_skipping() {
+        // Before the first batch that it is given again.
+        real.projection.set_state(State::Stale).await?;
+    }
+    // Redis has answered by now. Of Postgres the other look tells.
+    let looked = timeout(ANSWER_MAX, async {
+        generation::look(real).await?;
+        guard::look(real).await
+    });
+    match looked.await {
+        Ok(Ok(looked)) => mend(shared, looked),
+        Ok(Err(SessionError::Projection(error))) => return Err(error),
+        Ok(Err(_)) | Err(_) => {}
+    }
+    Ok(())
+}
+
+fn mend(shared: &Shared<Real>, looked: Looked) {
+    if looked.needs_mending {
+        shared.servers.guard.need.notify_one();
+    } else if let Ok(mut seen) = shared.wrong_type_log.lock() {
+        // Mended: what is found from here on is news.
+        seen.clear();
     }
 }
 
@@ -68,10 +120,14 @@ impl Seen {
     async fn watch(
         mut self,
         shared: &Shared<Real>,
+        woken: impl AsyncFn(),
         look: impl AsyncFn() -> Result<(), String>,
     ) -> Infallible {
         loop {
-            sleep(if self.down { LOOK_AGAIN } else { LOOK }).await;
+            tokio::select! {
+                () = sleep(if self.down { LOOK_AGAIN } else { LOOK }) => {}
+                () = woken() => {}
+            }
             self.note(shared, look().await);
         }
     }

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     settings: Settings,
     /// `<prefix>:meta`.
     pub(super) meta_key: String,
+    /// `<prefix>:wm`.
+    pub(super) wm_key: String,
     /// Unix microseconds of the latest event applied by this process: lanes overtake each other,
     /// the mark does not go back.
     pub(super) last_event_micros: AtomicI64,
@@ -53,7 +55,7 @@ pub(super) struct Shared {
 
 enum Slot {
     Open(Link),
-    /// Between an old client and a new one.
+    /// Before the first client, and between an old one and a new one.
     Empty,
     Closed,
 }
@@ -91,14 +93,24 @@ impl Projection {
         config: &config::Projection,
         prefix: &str,
     ) -> Result<Projection, ProjectionError> {
-        let settings = Settings::new(config)?;
-        let link = Link::open(&settings).await?;
+        let projection = Self::unconnected(config, prefix)?;
+        let link = Link::open(&projection.shared.settings).await?;
+        *projection.shared.slot() = Slot::Open(link);
+        Ok(projection)
+    }
+
+    /// Connects when it is first used, and says then why not.
+    pub fn unconnected(
+        config: &config::Projection,
+        prefix: &str,
+    ) -> Result<Projection, ProjectionError> {
         Ok(Projection {
             shared: Arc::new(Shared {
-                settings,
+                settings: Settings::new(config)?,
                 meta_key: format!("{prefix}:meta"),
+                wm_key: format!("{prefix}:wm"),
                 last_event_micros: AtomicI64::new(i64::MIN),
-                link: Mutex::new(Slot::Open(link)),
+                link: Mutex::new(Slot::Empty),
                 replacing: AsyncMutex::new(()),
                 in_flight: Semaphore::new(COMMANDS_IN_FLIGHT_MAX as usize),
                 timeouts: AtomicU32::new(0),

@@ -336,7 +336,7 @@ fn definitions<'s>(sets: impl Iterator<Item = &'s Set>) -> String {
 }
 
 /// A refusal is an answer here: `None`.
-fn told(
+pub(super) fn told(
     reply: Result<Value, fred::error::Error>,
     command: &'static str,
 ) -> Result<Option<String>, ProjectionError> {
@@ -352,7 +352,7 @@ fn evicting(info: &ServerInfo) -> Option<&str> {
 }
 
 /// One value of an INFO reply.
-fn line(info: &str, name: &str) -> Option<String> {
+pub(super) fn line(info: &str, name: &str) -> Option<String> {
     info.lines()
         .filter_map(|line| line.split_once(':'))
         .find(|(key, _)| *key == name)

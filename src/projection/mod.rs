@@ -1,6 +1,7 @@
 //! Redis: the sets, derived from Postgres and disposable. The only folder that may say fred.
 //!
-//! `write` adds what a batch adds, `marker` says how far to trust it, `read` asks, `client` keeps
+//! `write` adds what a batch adds, `marker` says how far to trust it, `watermark` shows what was lost,
+//! `read` asks, `client` keeps
 //! the one connection, `settings` says how. Nothing here decides when to write or whether to try
 //! again: that is `ingest`'s. No key is built here either: `sets` hands over finished keys.
 //!
@@ -13,6 +14,7 @@ mod marker;
 mod read;
 mod scan;
 mod settings;
+mod watermark;
 mod write;
 
 pub use build::{Build, Found};
@@ -21,4 +23,5 @@ pub use error::ProjectionError;
 pub use marker::{Begun, Eviction, Meta, ServerInfo, State};
 pub use read::{Answer, Keys, Page, escape_glob};
 pub use scan::KeyScan;
+pub use watermark::{SERVER, Sighting, Tick};
 pub use write::{Applied, KeyAdditions, Mark};

@@ -1,5 +1,5 @@
-//! Adds what a batch adds: one variadic SADD or PFADD per key, then the windows' expiry and the
-//! mark. Adding again changes nothing, so after any doubt the caller runs the same batch again.
+//! Adds what a batch adds: one variadic SADD or PFADD per key, then the windows' expiry, the mark
+//! and the watermark. Adding again changes nothing, so after any doubt the caller runs the same batch again.
 //!
 //! Two rounds, not one. The mark in `<prefix>:meta` and the EXPIREATs go out only when every
 //! addition has been answered: an HSET that follows a refused SADD down the same connection would
@@ -14,12 +14,13 @@ use fred::clients::Client;
 use fred::error::Error as FredError;
 use fred::interfaces::{HashesInterface, HyperloglogInterface, KeysInterface, SetsInterface};
 use fred::types::Value;
-use futures_util::future::{join, join_all};
+use futures_util::future::{join, join_all, join3};
 use time::OffsetDateTime;
 
 use super::client::Projection;
 use super::error::{ProjectionError, is_wrong_type};
 use super::marker::{State, timestamp};
+use super::watermark::Tick;
 use crate::sets::Kind;
 
 /// Members of one command. Redis runs a command to its end before the next: 1,000 take under a
@@ -59,17 +60,23 @@ pub struct Applied {
     /// Keys that hold another type, each once: set aside, all others were applied. Running the
     /// batch again does not help them; the caller counts and logs them.
     pub wrong_type: Vec<String>,
+    /// The watermark was where it was left: nothing before this batch was lost.
+    pub whole: bool,
+    /// `None`: Redis was emptied, readers are told *unknown*.
+    pub generation: Option<String>,
 }
 
 impl Projection {
-    /// Adds all members, then sets the windows' expiry and the mark. An error means that some may
-    /// have been added and the mark was not moved for them: run it again.
+    /// Adds all members, then sets the windows' expiry, the mark and the watermark. An error means
+    /// that some may have been added and the mark was not moved for them: run it again. The same
+    /// where `whole` is false, as what was added may be lost with the rest.
     pub async fn apply(
         &self,
         additions: &[KeyAdditions<'_>],
         mark: &Mark,
+        tick: &Tick,
     ) -> Result<Applied, ProjectionError> {
-        self.write(additions, Some(mark)).await
+        self.write(additions, Some((mark, tick))).await
     }
 
     /// The same without a mark: what a repair adds says nothing of how far ingest is.
@@ -83,7 +90,7 @@ impl Projection {
     async fn write(
         &self,
         additions: &[KeyAdditions<'_>],
-        mark: Option<&Mark>,
+        mark: Option<(&Mark, &Tick)>,
     ) -> Result<Applied, ProjectionError> {
         let mut applied = Applied::default();
         let adds = Add::of(additions);
@@ -133,35 +140,54 @@ impl Projection {
     async fn finish(
         &self,
         windows: &[(&str, i64)],
-        mark: Option<&Mark>,
+        marks: Option<(&Mark, &Tick)>,
         applied: &mut Applied,
     ) -> Result<(), ProjectionError> {
-        let fields = mark.map(|mark| self.fields(mark));
-        let commands = windows.len() + usize::from(fields.is_some());
+        // The mark, the watermark and the generation.
+        let commands = windows.len() + if marks.is_some() { 3 } else { 0 };
         if commands == 0 {
             return Ok(());
         }
         let lease = self.lease(commands as u32).await?;
         let client = &lease.client;
-        let meta_key = self.shared.meta_key.as_str();
         let expiries = windows.iter().map(|(key, at)| client.expire_at::<(), _>(*key, *at, None));
         let marking = async {
-            match fields {
-                Some(fields) => Some(client.hset::<(), _, _>(meta_key, fields).await),
-                None => None,
-            }
+            let (mark, tick) = marks?;
+            Some(self.mark(client, mark, tick).await)
         };
-        let (mut replies, marked) = join(join_all(expiries), marking).await;
-        replies.extend(marked);
+        let (replies, marked) = join(join_all(expiries), marking).await;
         self.note(&replies);
-        applied.commands += replies.len() as u64;
-        for (at, reply) in replies.into_iter().enumerate() {
-            reply.map_err(|error| match windows.get(at) {
-                Some((key, _)) => ProjectionError::on_key("EXPIREAT", key, error),
-                None => ProjectionError::on_key("HSET", meta_key, error),
-            })?;
+        applied.commands += commands as u64;
+        for ((key, _), reply) in windows.iter().zip(replies) {
+            reply.map_err(|error| ProjectionError::on_key("EXPIREAT", key, error))?;
+        }
+        if let Some(marked) = marked {
+            (applied.whole, applied.generation) = marked?;
         }
         Ok(())
+    }
+
+    /// Beside each other: `<prefix>:meta` and `<prefix>:wm` need not be of one cluster slot.
+    async fn mark(
+        &self,
+        client: &Client,
+        mark: &Mark,
+        tick: &Tick,
+    ) -> Result<(bool, Option<String>), ProjectionError> {
+        let meta_key = self.shared.meta_key.as_str();
+        let (marked, moved, generation) = join3(
+            client.hset::<Value, _, _>(meta_key, self.fields(mark)),
+            self.moving(client, tick, None),
+            client.hget::<Value, _, _>(meta_key, "generation"),
+        )
+        .await;
+        let replies = [marked, moved, generation];
+        self.note(&replies);
+        let [marked, moved, generation] = replies;
+        marked.map_err(|error| ProjectionError::on_key("HSET", meta_key, error))?;
+        let generation =
+            generation.map_err(|error| ProjectionError::on_key("HGET", meta_key, error))?;
+        Ok((self.moved(moved)?, generation.into_string()))
     }
 
     fn fields(&self, mark: &Mark) -> Vec<(&'static str, String)> {

@@ -11,7 +11,7 @@ use super::error::StoreError;
 use super::insert::{self, Table};
 use super::link::Link;
 use super::ranges::{Range, Ranges, micros};
-use super::{migrate, partitions, statements};
+use super::{marks, migrate, partitions, statements};
 use crate::config::{self, PartitionBy};
 
 /// An event as it is stored.
@@ -49,6 +49,9 @@ pub struct Stored {
     pub duplicates: u64,
     /// By place.
     pub refused: Vec<Refused>,
+    /// The lowest transaction of the rows that are there now, the duplicates' too: who stored those
+    /// may have died before their members were in Redis.
+    pub txid_min: Option<i64>,
 }
 
 impl Stored {
@@ -56,6 +59,7 @@ impl Stored {
         self.inserted += other.inserted;
         self.duplicates += other.duplicates;
         self.refused.extend(other.refused);
+        self.txid_min = [self.txid_min, other.txid_min].into_iter().flatten().min();
     }
 }
 
@@ -112,6 +116,18 @@ impl EventStore {
     }
 }
 
+impl EventStore {
+    /// See [`marks::note_missing`]: committed when it returns.
+    pub async fn note_missing(
+        &mut self,
+        prefix: &str,
+        from: i64,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        marks::note_missing(&mut self.link, prefix, from, reason).await
+    }
+}
+
 impl Table for EventStore {
     /// Rows come by time, so nearly all are in the range of the one before.
     async fn make_partitions(
@@ -150,13 +166,15 @@ impl Table for EventStore {
         part: &[usize],
     ) -> Result<Stored, StoreError> {
         let (inserted, txid) = statements::insert(&mut self.link, rows, part).await?;
-        let refused = if inserted < part.len() {
+        let (refused, of_duplicates) = if inserted < part.len() {
             statements::conflicts(&mut self.link, rows, part, txid).await?
         } else {
-            Vec::new()
+            (Vec::new(), None)
         };
         let duplicates = part.len().saturating_sub(inserted + refused.len()) as u64;
-        Ok(Stored { inserted: inserted as u64, duplicates, refused })
+        let ours = (inserted > 0).then_some(txid);
+        let txid_min = [ours, of_duplicates].into_iter().flatten().min();
+        Ok(Stored { inserted: inserted as u64, duplicates, refused, txid_min })
     }
 
     async fn bad_payloads(

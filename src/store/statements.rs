@@ -23,7 +23,9 @@ WITH inserted AS (
 )
 SELECT count(*), coalesce(txid_current_if_assigned(), 0) FROM inserted";
 
-/// Which of our rows (from 1) Postgres has with another payload. Reads by primary key, a row each;
+/// Which of our rows (from 1) Postgres has with another payload, and the lowest transaction of those
+/// that it has as they are: whoever stored them may have died before their members were in Redis.
+/// Reads by primary key, a row each;
 /// $5 and $6, the first and last time, let the planner leave out all other partitions. The JSON of
 /// a row that our own statement has just stored ($7) is not parsed a second time, except where its
 /// key comes more than once in the batch.
@@ -33,16 +35,16 @@ SELECT count(*), coalesce(txid_current_if_assigned(), 0) FROM inserted";
 /// statement that wrote nothing does not wait. This one writes a few bytes of WAL, so its commit
 /// waits for all before it.
 const CONFLICTS: &str = "
+WITH met AS (
+    SELECT t.n, e.txid, e.payload IS DISTINCT FROM t.p::jsonb AS differs
+    FROM unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::boolean[])
+         WITH ORDINALITY AS t (o, i, p, again, n)
+    JOIN events e ON e.occurred_at = t.o AND e.id = t.i
+    WHERE e.occurred_at BETWEEN $5 AND $6 AND (e.txid <> $7 OR t.again)
+)
 SELECT
-    ARRAY(
-        SELECT t.n
-        FROM unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::boolean[])
-             WITH ORDINALITY AS t (o, i, p, again, n)
-        JOIN events e ON e.occurred_at = t.o AND e.id = t.i
-        WHERE e.occurred_at BETWEEN $5 AND $6
-          AND (e.txid <> $7 OR t.again)
-          AND e.payload IS DISTINCT FROM t.p::jsonb
-    ),
+    ARRAY(SELECT n FROM met WHERE differs),
+    (SELECT min(txid) FROM met WHERE NOT differs),
     CASE WHEN current_setting('synchronous_standby_names') <> ''
          THEN pg_logical_emit_message(true, 'rollcall', ''::text)::text END";
 
@@ -71,19 +73,20 @@ pub async fn insert(
     Ok((usize::try_from(inserted).unwrap_or_default(), txid))
 }
 
-/// Rows of `part` that are stored with another payload. `txid` has just stored the others.
+/// Rows of `part` that are stored with another payload, and the lowest transaction of those that are
+/// stored as they are. `txid` has just stored the others.
 pub async fn conflicts(
     link: &mut Link,
     rows: &[Row<'_>],
     part: &[usize],
     txid: i64,
-) -> Result<Vec<Refused>, StoreError> {
+) -> Result<(Vec<Refused>, Option<i64>), StoreError> {
     let (Some(&first), Some(&last)) = (part.first(), part.last()) else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     };
     let key = |place: usize| (rows[part[place]].occurred_at, rows[part[place]].id);
     let again = |place: usize| place > 0 && key(place - 1) == key(place);
-    let (found, _): (Vec<i64>, Option<String>) = link
+    let (found, lowest, _): (Vec<i64>, Option<i64>, Option<String>) = link
         .run("look for conflicts", async |conn: &mut PgConnection| {
             sqlx::query_as(CONFLICTS)
                 .bind(part.iter().map(|&row| rows[row].occurred_at).bind_iter())
@@ -98,7 +101,7 @@ pub async fn conflicts(
         })
         .await?;
     let refused = |n: i64| Some(Refused { row: row_at(part, n)?, why: Refusal::IdConflict });
-    Ok(found.into_iter().filter_map(refused).collect())
+    Ok((found.into_iter().filter_map(refused).collect(), lowest))
 }
 
 /// Rows of `part` whose payload is no jsonb.

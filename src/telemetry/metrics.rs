@@ -57,6 +57,16 @@ pub struct Metrics {
     pub breaker_open: Gauge,
     /// 1 while readers are told *unknown*.
     pub generation_missing: Gauge,
+    /// Stored without Redis: to be caught up.
+    pub projection_skipped_events: Counter,
+    /// 1 while ingest goes on without Redis.
+    pub projection_skipping: Gauge,
+    pub redis_losses: Counter,
+    /// 1 while Redis may evict what it was given.
+    pub redis_evicts: Gauge,
+    /// 1 while Postgres has a note of what Redis lacks.
+    pub repair_needed: Gauge,
+    pub repair_errors: Counter,
     dead_letters: Vec<(&'static str, Counter)>,
     exporter: PrometheusHandle,
 }
@@ -174,7 +184,31 @@ fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
         breaker_open: level("rollcall_breaker_open", "1 while consuming is stopped by the breaker"),
         generation_missing: level(
             "rollcall_generation_missing",
-            "1 while Redis holds no generation and readers are told unknown; a hand is needed",
+            "1 while Redis holds no generation and readers are told unknown",
+        ),
+        projection_skipped_events: count(
+            "rollcall_projection_skipped_events_total",
+            "Events stored while Redis was away, to be caught up from Postgres",
+        ),
+        projection_skipping: level(
+            "rollcall_projection_skipping",
+            "1 while ingest goes on without Redis",
+        ),
+        redis_losses: count(
+            "rollcall_redis_losses_total",
+            "Times that Redis was found to lack what it was given, or to be another server",
+        ),
+        redis_evicts: level(
+            "rollcall_redis_evicts",
+            "1 while Redis may evict keys (maxmemory-policy); a hand is needed",
+        ),
+        repair_needed: level(
+            "rollcall_repair_needed",
+            "1 while Postgres has a note of what Redis lacks",
+        ),
+        repair_errors: count(
+            "rollcall_repair_errors_total",
+            "Repairs of Redis that failed and will be tried again",
         ),
         dead_letters: dead_letters(reasons),
         exporter,

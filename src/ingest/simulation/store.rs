@@ -52,6 +52,10 @@ impl Store for SimStore {
         stored
     }
 
+    async fn note_missing(&mut self, _: i64, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn is_broken(&self) -> bool {
         self.busy
     }

@@ -14,10 +14,12 @@ use crate::config;
 use crate::event::{Limits, Reason};
 use crate::health::Health;
 use crate::ingest::breaker::Breaker;
+use crate::ingest::ledger::Ledger;
+use crate::ingest::outage::Outage;
 use crate::ingest::servers::Servers;
 use crate::ingest::session::SessionError;
 use crate::ingest::supervisor::{self, Shared, WorkerConfig};
-use crate::projection::{Applied, KeyAdditions, Mark, ProjectionError};
+use crate::projection::{Applied, KeyAdditions, Mark};
 use crate::sets::{Sets, WindowTtl};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
@@ -48,10 +50,15 @@ impl Servers for Models {
 
     async fn apply(
         &self,
+        _: usize,
         additions: &[KeyAdditions<'_>],
         _: &Mark,
-    ) -> Result<Applied, ProjectionError> {
-        projection::apply(&self.sim, additions).await
+    ) -> Result<Applied, SessionError> {
+        Ok(projection::apply(&self.sim, additions).await?)
+    }
+
+    async fn note_wrong_type(&self) -> Result<(), SessionError> {
+        Ok(())
     }
 
     async fn broker(&self) -> Result<broker::Connection, BrokerError> {
@@ -133,6 +140,7 @@ fn shared(models: &Models) -> Shared<Models> {
     let sets = Sets::parse(PREFIX, SETS, WindowTtl { hour: day, day, month: day });
     let reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     let ingest = ingest(models);
+    let lanes = ingest.lanes;
     Shared {
         breaker: Arc::new(Mutex::new(Breaker::new(ingest.breaker_percent, ingest.breaker_events))),
         config: Arc::new(WorkerConfig {
@@ -145,8 +153,13 @@ fn shared(models: &Models) -> Shared<Models> {
         metrics: Arc::new(Metrics::new(&reasons)),
         health: Arc::new(Health::new(&[Dependency::Rabbitmq])),
         wrong_type_log: Arc::default(),
+        ledger: Arc::new(Mutex::new(Ledger::new("model".to_owned(), lanes, Instant::now()))),
+        outage: Arc::new(Outage::new(REDIS_HOLD)),
     }
 }
+
+/// Longer than any outage: nothing is skipped.
+const REDIS_HOLD: Duration = Duration::from_secs(86_400);
 
 /// How long a lane holds a batch.
 pub const HOLD_MAX: Duration = Duration::from_secs(40);

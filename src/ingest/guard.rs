@@ -1,0 +1,226 @@
+//! Guards what this process gave to Redis: registers it in the watermark before it gives anything,
+//! and where a loss shows, notes it in Postgres, says stale, and registers anew. In that order: the
+//! watermark is what bounds a loss, so nothing of it is written over before the note is committed.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use time::OffsetDateTime;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::ledger::{Ledger, Loss};
+use super::servers::Real;
+use super::session::SessionError;
+use crate::projection::{Applied, KeyAdditions, Mark, ProjectionError, Sighting, State};
+use crate::store::{self, Link, Standing, marks};
+
+/// What the lanes, the looks and the keeper of one process share.
+pub struct Guard {
+    ledger: Arc<Mutex<Ledger>>,
+    /// Held while a loss is handled: who sees the same one waits for the first.
+    handling: AsyncMutex<()>,
+    /// Somebody saw what a look should see at once.
+    pub look: Notify,
+    /// Something is to be mended.
+    pub need: Notify,
+}
+
+/// Times that one batch finds its watermark moved: each is a loss of its own. Who sees more of them
+/// looks at something else, and waits.
+const LOSSES_MAX: usize = 3;
+
+impl Guard {
+    pub fn new(ledger: Arc<Mutex<Ledger>>) -> Guard {
+        let (handling, look, need) = Default::default();
+        Guard { ledger, handling, look, need }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // A panic in between leaves counters that are too low, which is safe.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Unique to the life of a process, and short: each command of a lane carries it.
+pub fn process_name() -> String {
+    // The random end of it.
+    Uuid::now_v7().simple().to_string().split_off(20)
+}
+
+fn unix_secs() -> u64 {
+    u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default()
+}
+
+/// Adds a batch, and sees that nothing before it was lost.
+pub async fn apply(
+    real: &Real,
+    lane: usize,
+    additions: &[KeyAdditions<'_>],
+    mark: &Mark,
+) -> Result<Applied, SessionError> {
+    let guard = &*real.guard;
+    for _ in 0..LOSSES_MAX {
+        let (era, tick) = {
+            let ledger = guard.ledger();
+            (ledger.era(), ledger.tick(lane))
+        };
+        let Some(tick) = tick else {
+            Box::pin(register(real, era, None)).await?;
+            continue;
+        };
+        let applied = real.projection.apply(additions, mark, &tick).await?;
+        if applied.generation.is_none() && !real.generation_missing.load(Ordering::Relaxed) {
+            guard.look.notify_one();
+        }
+        if applied.whole {
+            guard.ledger().ticked(lane, era);
+            return Ok(applied);
+        }
+        Box::pin(register(real, era, Some("the watermark went back"))).await?;
+    }
+    let expected = "the watermark where it was left";
+    Err(ProjectionError::Reply { command: "EVAL", expected }.into())
+}
+
+/// Registers this process unless somebody has since `era`, and before that notes what is lost.
+/// `seen` is what the caller saw of it.
+pub async fn register(
+    real: &Real,
+    era: u64,
+    seen: Option<&'static str>,
+) -> Result<(), SessionError> {
+    let guard = &*real.guard;
+    let _one_at_a_time = guard.handling.lock().await;
+    let expected = guard.ledger().expected();
+    if expected.era != era {
+        return Ok(());
+    }
+    let mut link = Link::open(&real.store.url, real.store.timeout).await?;
+    // Before the sighting: rows of later transactions are not in what is seen.
+    let xmin = marks::mark(&mut link).await?.xmin;
+    let sight = real.projection.sight().await?;
+    let loss = {
+        let ledger = guard.ledger();
+        let told = || seen.map(|reason| Loss { bound: ledger.bound(&sight), reason });
+        ledger.judge(&expected, &sight).or_else(told)
+    };
+    // Where nothing is stored nothing is lost: what is stored from here on is added after it.
+    if let Some(loss) = &loss
+        && !store::is_empty(&real.store).await?
+    {
+        note(real, &mut link, loss).await?;
+    }
+    let registration = {
+        let mut ledger = guard.ledger();
+        ledger.registration(xmin, loss.as_ref(), &sight.servers, Instant::now(), unix_secs())
+    };
+    real.projection.register(&registration.fields).await?;
+    guard.ledger().registered(registration);
+    link.close().await;
+    Ok(())
+}
+
+/// Committed in Postgres, then told to readers, then mended.
+async fn note(real: &Real, link: &mut Link, loss: &Loss) -> Result<(), SessionError> {
+    let prefix: &str = &real.prefix;
+    let standing = marks::standing(link, prefix).await?;
+    // What was taken out since is there again, and no catch-up takes it out.
+    let phantoms = |bound: i64| standing.removed_txid.is_some_and(|removed| removed >= bound);
+    match loss.bound.filter(|bound| !phantoms(*bound)) {
+        Some(bound) => marks::note_missing(link, prefix, bound, loss.reason).await?,
+        None => marks::note_rebuild(link, prefix, loss.reason).await?,
+    }
+    real.metrics.redis_losses.increment(1);
+    tracing::warn!(
+        reason = loss.reason,
+        from_txid = loss.bound,
+        "redis may lack what it was given: noted, to be mended from postgres"
+    );
+    stale(real).await?;
+    Ok(())
+}
+
+/// Readers are told, and somebody mends it.
+async fn stale(real: &Real) -> Result<(), ProjectionError> {
+    let told = real.projection.set_state(State::Stale).await;
+    real.guard.need.notify_one();
+    told
+}
+
+/// Whether the sets need mending, for one reason or another.
+pub struct Looked {
+    pub needs_mending: bool,
+}
+
+/// One look at a Redis that answers: is everything there, and is anything to be mended?
+pub async fn look(real: &Real) -> Result<Looked, SessionError> {
+    let guard = &*real.guard;
+    let mut link = Link::open(&real.store.url, real.store.timeout).await?;
+    let mark = marks::mark(&mut link).await?;
+    let expected = guard.ledger().expected();
+    let sight = real.projection.sight().await?;
+    let lost = guard.ledger().judge(&expected, &sight).map(|loss| loss.reason);
+    let advance = guard.ledger().advance(mark.xmin, Instant::now(), unix_secs());
+    match advance {
+        Some(advance) if lost.is_none() => {
+            let floor = (advance.field.as_str(), advance.floor);
+            match real.projection.advance(&advance.tick, floor).await? {
+                true => guard.ledger().advanced(&advance),
+                false => register(real, expected.era, Some("the watermark went back")).await?,
+            }
+        }
+        _ => register(real, expected.era, lost).await?,
+    }
+    let standing = marks::standing(&mut link, &real.prefix).await?;
+    look_at_history(real, &mut link, &standing, mark.history, &sight).await?;
+    let forgotten = guard.ledger().forgotten(&sight, Instant::now(), unix_secs());
+    real.projection.unregister(&forgotten).await?;
+    let standing = marks::standing(&mut link, &real.prefix).await?;
+    link.close().await;
+    let noted = standing.catch_up_from.is_some() || standing.rebuild;
+    real.metrics.repair_needed.set(f64::from(u8::from(noted)));
+    let missing = real.generation_missing.load(Ordering::Relaxed);
+    let not_fresh = sight.meta.state != Some(State::Fresh);
+    Ok(Looked { needs_mending: noted || missing || not_fresh })
+}
+
+/// A Postgres that was restored, or failed over, may lack what Redis has, and its txids say nothing
+/// of what was noted.
+async fn look_at_history(
+    real: &Real,
+    link: &mut Link,
+    standing: &Standing,
+    now: store::History,
+    sight: &Sighting,
+) -> Result<(), SessionError> {
+    match standing.history {
+        None if sight.meta.generation.is_some() => marks::begin_history(link, &real.prefix).await?,
+        Some(then) if then != now && !standing.rebuild => {
+            marks::note_rebuild(link, &real.prefix, "another history of postgres").await?;
+            tracing::warn!(
+                ?then,
+                ?now,
+                "postgres was restored or failed over: the sets must be made anew"
+            );
+            stale(real).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A key of a set holds another type: whatever is in it, a rebuild puts the set there.
+pub async fn note_wrong_type(real: &Real) -> Result<(), SessionError> {
+    let mut link = Link::open(&real.store.url, real.store.timeout).await?;
+    marks::note_rebuild(&mut link, &real.prefix, "wrong type").await?;
+    link.close().await;
+    Ok(stale(real).await?)
+}
+
+/// After the last batch, with all settled.
+pub async fn leave(real: &Real) -> Result<(), ProjectionError> {
+    let fields = real.guard.ledger().last_words(Instant::now());
+    real.projection.unregister(&fields).await
+}
