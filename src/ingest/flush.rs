@@ -78,8 +78,11 @@ impl<S: Servers> Writer<S> {
             self.note_missing(txid_min, arrived).await?;
             fault::point("after_note");
             self.shared.metrics.projection_skipped_events.increment(events.len() as u64);
+            // A repair adds it, late: until then it counts as given up.
+            drop(way);
+        } else {
+            way.done();
         }
-        way.done();
         fault::point("after_redis");
         // A crash from here on: SADD again changes nothing. See `settle` for the rest.
         let (good, largest, suspect) = (events.len() as u64, batch.largest, batch.suspect);

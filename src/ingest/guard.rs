@@ -112,8 +112,10 @@ pub async fn register(
     {
         note(real, &mut link, loss).await?;
     }
+    let standing = marks::standing(&mut link, &real.prefix).await?;
     let registration = {
         let mut ledger = guard.ledger();
+        ledger.hold_down(standing.catch_up_from, standing.rebuild, Instant::now());
         ledger.registration(xmin, loss.as_ref(), &sight.servers, Instant::now(), unix_secs())
     };
     real.projection.register(&registration.fields).await?;
@@ -159,6 +161,8 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
     let guard = &*real.guard;
     let mut link = Link::open(&real.store.url, real.store.timeout).await?;
     let mark = marks::mark(&mut link).await?;
+    let standing = marks::standing(&mut link, &real.prefix).await?;
+    guard.ledger().hold_down(standing.catch_up_from, standing.rebuild, Instant::now());
     let expected = guard.ledger().expected();
     let sight = real.projection.sight().await?;
     let lost = guard.ledger().judge(&expected, &sight).map(|loss| loss.reason);
@@ -173,7 +177,6 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
         }
         _ => register(real, expected.era, lost).await?,
     }
-    let standing = marks::standing(&mut link, &real.prefix).await?;
     look_at_history(real, &mut link, &standing, mark.history, &sight).await?;
     let forgotten = guard.ledger().forgotten(&sight, Instant::now(), unix_secs());
     real.projection.unregister(&forgotten).await?;

@@ -7,7 +7,11 @@
 //! - A floor is moved by a look alone, and only where the last look's move is still there. It is
 //!   moved to what was true at the *last* look: what was sent before that is in the same prefix.
 //! - What was stored and not added (a lane that gave up, a process that died) holds the floor down
-//!   until whoever gets it next had time to add it.
+//!   until whoever gets it next had time to add it. So does what Postgres has noted as missing: the
+//!   repair adds old rows late, and what it added can be lost as well.
+
+#[cfg(test)]
+mod laws;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -57,7 +61,7 @@ struct Lane {
     bound: Option<i64>,
 }
 
-/// The lowest txid of batches that were stored and not added, each for one to two `LEFT_MAX`.
+/// The lowest txid of what was stored and not added, each for one to two `LEFT_MAX`.
 #[derive(Default)]
 struct Left {
     turned: Option<Instant>,
@@ -138,6 +142,13 @@ impl Ledger {
         }
     }
 
+    /// Postgres has noted this as missing, or is to make all anew.
+    pub fn hold_down(&mut self, missing: Option<i64>, rebuild: bool, now: Instant) {
+        let bound = if rebuild { Some(BEGINNING) } else { missing };
+        self.left.turn(now);
+        self.left.now = lowest([self.left.now, bound]);
+    }
+
     /// The step that this lane's next batch ends with; `None` before a registration.
     pub fn tick(&self, lane: usize) -> Option<Tick> {
         self.registered.as_ref()?;
@@ -193,10 +204,8 @@ impl Ledger {
         }
         let then = sight.watermark.get(SERVER).map_or("", String::as_str);
         let known = then.split(',').all(|id| sight.servers.contains(id));
-        // Without floors every process had ended in order, with nothing on its way.
-        let ended = !then.is_empty() && floors(sight).next().is_none();
         let silent = sight.servers.is_empty();
-        (!known && !ended && !silent).then_some("another run or another server")
+        (!known && !silent).then_some("another run or another server")
     }
 
     /// The lowest that anything lost can be. `None` where it cannot be told.
@@ -209,7 +218,8 @@ impl Ledger {
             // It went back behind our registration, or somebody took us for dead.
             None => registered.first,
         });
-        lowest(floors(sight).map(Some).chain([own]))
+        // From the beginning on, a rebuild is what helps: it takes out phantoms as well.
+        lowest(floors(sight).map(Some).chain([own])).filter(|bound| *bound > BEGINNING)
     }
 
     /// Moves the floor, with an `xmin` just asked for; `None` before a registration.
@@ -238,7 +248,7 @@ impl Ledger {
         }
     }
 
-    /// What to write once the loss, if there is one, is noted. The floor stays below it: until the
+    /// What to write once the loss, if there is one, is noted and held down. The floor stays below it: until the
     /// next look nobody knows that the note and this stand on the same server.
     pub fn registration(
         &mut self,
@@ -268,14 +278,14 @@ impl Ledger {
         self.era += 1;
     }
 
-    /// Fields to take out at a clean end; none where something was left on its way, which the floor
-    /// that stays will bound.
+    /// Fields to take out at a clean end; none where something was left on its way. The floor stays
+    /// in any case, until the next process has one: it bounds what comes after this process, too.
     pub fn last_words(&mut self, now: Instant) -> Vec<String> {
         if self.registered.is_none() || self.in_flight(now).is_some() {
             return Vec::new();
         }
         let lanes = (0..self.lanes.len()).map(|lane| self.lane_field(lane));
-        lanes.chain([self.field("seen"), self.field("floor")]).collect()
+        lanes.chain([self.field("seen")]).collect()
     }
 
     /// Fields of processes that have not looked for `LEFT_MAX`.

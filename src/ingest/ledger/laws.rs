@@ -1,0 +1,440 @@
+//! The ledger against a model of Redis that comes back with any prefix of its commands, of Postgres
+//! with overlapping transactions, and of a repairer; every step of every process in any order. In the
+//! end each acknowledged row's member must be there. One seed is one run.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::ingest::simulation::dice::Dice;
+use crate::projection::Meta;
+
+const SEEDS: u64 = 4_000;
+const STEPS: usize = 400;
+const LANES: u16 = 2;
+
+enum Command {
+    Add(i64),
+    Set(Vec<(String, String)>),
+    Unset(Vec<String>),
+}
+
+impl Command {
+    fn apply(&self, hash: &mut HashMap<String, String>) {
+        match self {
+            Command::Add(_) => {}
+            Command::Set(fields) => hash.extend(fields.iter().cloned()),
+            Command::Unset(fields) => fields.iter().for_each(|field| drop(hash.remove(field))),
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Batch {
+    Idle,
+    /// Its rows; the last of them is new and its transaction under way.
+    Inserting(Vec<i64>),
+    /// So many of them have been added.
+    Adding(Vec<i64>, usize),
+}
+
+/// What a process's look is at.
+enum Look {
+    Idle,
+    Asked { xmin: i64, expected: Expected },
+    Named { xmin: i64, expected: Expected, servers: BTreeSet<String> },
+    Advancing(Advance),
+    Registering { loss: Option<Loss>, servers: BTreeSet<String>, xmin: i64 },
+}
+
+struct Process {
+    ledger: Ledger,
+    lanes: Vec<Batch>,
+    look: Look,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Note {
+    version: u64,
+    from: Option<i64>,
+    rebuild: bool,
+}
+
+struct World {
+    dice: Dice,
+    now: Instant,
+    secs: u64,
+    log: Vec<Command>,
+    /// What the log comes to.
+    hash: HashMap<String, String>,
+    server: u64,
+    next_txid: i64,
+    running: BTreeSet<i64>,
+    stored: BTreeSet<i64>,
+    acked: BTreeSet<i64>,
+    /// Stored, not acknowledged, and with nobody.
+    returned: Vec<Vec<i64>>,
+    processes: Vec<Process>,
+    names: u64,
+    note: Note,
+    /// The note that is being worked off, and the rows still to add.
+    repair: Option<(Note, Vec<i64>)>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut dice = Dice::new(seed);
+        let processes = dice.between(1, 3);
+        let mut world = World {
+            dice,
+            now: Instant::now(),
+            secs: 1_000,
+            log: Vec::new(),
+            hash: HashMap::new(),
+            server: 1,
+            next_txid: 10,
+            running: BTreeSet::new(),
+            stored: BTreeSet::new(),
+            acked: BTreeSet::new(),
+            returned: Vec::new(),
+            processes: Vec::new(),
+            names: 0,
+            note: Note::default(),
+            repair: None,
+            counts: BTreeMap::new(),
+        };
+        for _ in 0..processes {
+            let process = world.process();
+            world.processes.push(process);
+        }
+        world
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn process(&mut self) -> Process {
+        self.names += 1;
+        let ledger = Ledger::new(format!("p{}", self.names), LANES, self.now);
+        let lanes = vec![Batch::Idle; usize::from(LANES)];
+        Process { ledger, lanes, look: Look::Idle }
+    }
+
+    fn xmin(&self) -> i64 {
+        self.running.first().copied().unwrap_or(self.next_txid)
+    }
+
+    fn run(&mut self, command: Command) {
+        command.apply(&mut self.hash);
+        self.log.push(command);
+    }
+
+    /// As the script of `projection/watermark` does it.
+    fn moves(&mut self, tick: &Tick, more: Option<(String, String)>) -> bool {
+        if let Some(from) = tick.from {
+            let found = self.hash.get(&tick.field).cloned();
+            if ![Some(from.to_string()), Some(tick.to.to_string())].contains(&found) {
+                return false;
+            }
+        }
+        let fields = [(tick.field.clone(), tick.to.to_string())].into_iter().chain(more);
+        self.run(Command::Set(fields.collect()));
+        true
+    }
+
+    fn sight(&self, servers: BTreeSet<String>) -> Sighting {
+        let generation = (!self.log.is_empty()).then(|| "g".to_owned());
+        let meta = Meta { generation, ..Meta::default() };
+        Sighting { servers, clustered: false, watermark: self.hash.clone(), meta }
+    }
+
+    fn servers(&self) -> BTreeSet<String> {
+        [format!("run{}", self.server)].into()
+    }
+
+    fn noted(&mut self, bound: Option<i64>) {
+        self.note.version += 1;
+        match bound {
+            Some(bound) => self.note.from = lowest([self.note.from, Some(bound)]),
+            None => self.note.rebuild = true,
+        }
+        self.count(if bound.is_some() { "bounded loss" } else { "unbounded loss" });
+    }
+
+    fn step(&mut self) {
+        let at = self.dice.below(self.processes.len());
+        match self.dice.below(100) {
+            0..=64 => {
+                let lane = self.dice.below(usize::from(LANES));
+                self.step_lane(at, lane);
+            }
+            65..=84 => self.step_look(at, None),
+            85..=92 => self.step_repair(),
+            93 => self.fail_over(),
+            94 => self.die(at),
+            95 => self.end(at),
+            _ => self.give_up(at),
+        }
+    }
+
+    fn step_lane(&mut self, at: usize, lane: usize) {
+        if self.processes[at].ledger.tick(lane).is_none() {
+            return self.step_look(at, None);
+        }
+        let batch = std::mem::replace(&mut self.processes[at].lanes[lane], Batch::Idle);
+        let next = match batch {
+            Batch::Idle => {
+                self.processes[at].ledger.begin(lane);
+                let again = !self.returned.is_empty() && self.dice.permille(800);
+                let mut rows = if again { self.returned.remove(0) } else { Vec::new() };
+                rows.push(self.next_txid);
+                self.running.insert(self.next_txid);
+                self.next_txid += 1;
+                Batch::Inserting(rows)
+            }
+            Batch::Inserting(rows) => {
+                self.running.remove(&rows[rows.len() - 1]);
+                self.stored.extend(&rows);
+                self.processes[at].ledger.stored(lane, rows.iter().copied().min());
+                Batch::Adding(rows, 0)
+            }
+            Batch::Adding(rows, added) if added < rows.len() && self.dice.permille(950) => {
+                self.run(Command::Add(rows[added]));
+                Batch::Adding(rows, added + 1)
+            }
+            // Redis is away for this one.
+            Batch::Adding(rows, added) if added < rows.len() => {
+                self.note.version += 1;
+                self.note.from = lowest([self.note.from, rows.iter().copied().min()]);
+                self.count("skipped");
+                self.processes[at].ledger.leave(lane, self.now);
+                self.acked.extend(rows);
+                Batch::Idle
+            }
+            Batch::Adding(rows, _) => self.finish(at, lane, rows),
+        };
+        self.processes[at].lanes[lane] = next;
+    }
+
+    fn finish(&mut self, at: usize, lane: usize, rows: Vec<i64>) -> Batch {
+        let (era, tick) = {
+            let ledger = &self.processes[at].ledger;
+            (ledger.era(), ledger.tick(lane).expect("registered"))
+        };
+        if !self.moves(&tick, None) {
+            self.count("seen by a lane");
+            if !matches!(self.processes[at].look, Look::Registering { .. }) {
+                self.step_look(at, Some("moved"));
+            }
+            return Batch::Adding(rows, 0);
+        }
+        let ledger = &mut self.processes[at].ledger;
+        ledger.ticked(lane, era);
+        ledger.done(lane);
+        self.acked.extend(rows);
+        Batch::Idle
+    }
+
+    /// One step of a look, or where a lane saw a loss the first of its registration.
+    fn step_look(&mut self, at: usize, seen: Option<&'static str>) {
+        let (now, secs, note) = (self.now, self.secs, self.note);
+        let (servers, xmin) = (self.servers(), self.xmin());
+        self.secs += 1;
+        let look = std::mem::replace(&mut self.processes[at].look, Look::Idle);
+        let look = if seen.is_some() { Look::Idle } else { look };
+        self.processes[at].look = match look {
+            Look::Idle if seen.is_some() || self.processes[at].ledger.era() == 0 => {
+                self.examine(at, xmin, servers, seen)
+            }
+            Look::Idle => {
+                let ledger = &mut self.processes[at].ledger;
+                ledger.hold_down(note.from, note.rebuild, now);
+                Look::Asked { xmin, expected: ledger.expected() }
+            }
+            Look::Asked { xmin, expected } => Look::Named { xmin, expected, servers },
+            Look::Named { xmin, expected, servers } => {
+                let sight = self.sight(servers);
+                let ledger = &mut self.processes[at].ledger;
+                let lost = ledger.judge(&expected, &sight);
+                match (ledger.advance(xmin, now, secs), lost) {
+                    (Some(advance), None) => Look::Advancing(advance),
+                    (_, lost) => {
+                        self.count("seen by a look");
+                        let servers = self.servers();
+                        self.examine(at, xmin, servers, lost.map(|loss| loss.reason))
+                    }
+                }
+            }
+            Look::Advancing(advance) => {
+                let floor = (advance.field.clone(), advance.floor.to_string());
+                if self.moves(&advance.tick, Some(floor)) {
+                    // Now and then the answer is lost.
+                    if self.dice.permille(900) {
+                        self.processes[at].ledger.advanced(&advance);
+                    }
+                    Look::Idle
+                } else {
+                    let servers = self.servers();
+                    self.examine(at, xmin, servers, Some("moved"))
+                }
+            }
+            Look::Registering { loss, servers, xmin } => {
+                let ledger = &mut self.processes[at].ledger;
+                ledger.hold_down(note.from, note.rebuild, now);
+                let registration = ledger.registration(xmin, loss.as_ref(), &servers, now, secs);
+                self.run(Command::Set(registration.fields.clone()));
+                self.processes[at].ledger.registered(registration);
+                Look::Idle
+            }
+        };
+    }
+
+    /// Up to the commit of the note.
+    fn examine(
+        &mut self,
+        at: usize,
+        xmin: i64,
+        servers: BTreeSet<String>,
+        seen: Option<&'static str>,
+    ) -> Look {
+        let sight = self.sight(servers.clone());
+        let ledger = &self.processes[at].ledger;
+        let told = || seen.map(|reason| Loss { bound: ledger.bound(&sight), reason });
+        let loss = ledger.judge(&ledger.expected(), &sight).or_else(told);
+        if let Some(loss) = &loss
+            && !self.stored.is_empty()
+        {
+            self.noted(loss.bound);
+        }
+        Look::Registering { loss, servers, xmin }
+    }
+
+    fn step_repair(&mut self) {
+        let Some((note, mut rows)) = self.repair.take() else {
+            let note = self.note;
+            let from = if note.rebuild { Some(0) } else { note.from };
+            if let Some(from) = from {
+                self.repair = Some((note, self.stored.range(from..).copied().collect()));
+            }
+            return;
+        };
+        for _ in 0..3 {
+            if let Some(row) = rows.pop() {
+                self.run(Command::Add(row));
+            }
+        }
+        if !rows.is_empty() {
+            self.repair = Some((note, rows));
+        } else if self.note.version == note.version {
+            (self.note.from, self.note.rebuild) = (None, false);
+            self.count("repaired");
+        }
+    }
+
+    /// Another server takes over, with a prefix of the commands; never without the first.
+    fn fail_over(&mut self) {
+        if self.log.is_empty() || self.dice.permille(700) {
+            return;
+        }
+        let back = self.dice.between(0, 60) as usize;
+        let keep = self.log.len().saturating_sub(back).max(1);
+        self.log.truncate(keep);
+        self.hash.clear();
+        self.log.iter().for_each(|command| command.apply(&mut self.hash));
+        self.server += 1;
+        self.count("failover");
+    }
+
+    fn die(&mut self, at: usize) {
+        let fresh = self.process();
+        let died = std::mem::replace(&mut self.processes[at], fresh);
+        died.lanes.into_iter().for_each(|batch| self.return_rows(batch));
+        self.count("death");
+    }
+
+    fn end(&mut self, at: usize) {
+        let idle = |batch: &Batch| matches!(batch, Batch::Idle);
+        if self.processes[at].lanes.iter().all(idle) {
+            let fields = self.processes[at].ledger.last_words(self.now);
+            if !fields.is_empty() {
+                self.run(Command::Unset(fields));
+                self.count("clean end");
+            }
+            self.processes[at] = self.process();
+        }
+    }
+
+    fn give_up(&mut self, at: usize) {
+        let lane = self.dice.below(usize::from(LANES));
+        self.processes[at].ledger.leave(lane, self.now);
+        let batch = std::mem::replace(&mut self.processes[at].lanes[lane], Batch::Idle);
+        self.return_rows(batch);
+    }
+
+    fn return_rows(&mut self, batch: Batch) {
+        match batch {
+            Batch::Idle => {}
+            Batch::Inserting(mut rows) => {
+                // Its commit came through, and nobody heard of it.
+                let new = rows[rows.len() - 1];
+                self.running.remove(&new);
+                if self.dice.permille(500) {
+                    self.stored.insert(new);
+                } else {
+                    rows.pop();
+                }
+                if !rows.is_empty() {
+                    self.returned.push(rows);
+                }
+            }
+            Batch::Adding(rows, _) => self.returned.push(rows),
+        }
+    }
+
+    /// No more faults: lanes finish, looks look, the repair repairs.
+    fn settle(&mut self) {
+        for _ in 0..40 {
+            for at in 0..self.processes.len() {
+                for lane in 0..usize::from(LANES) {
+                    while !matches!(self.processes[at].lanes[lane], Batch::Idle) {
+                        self.step_lane(at, lane);
+                    }
+                }
+                (0..4).for_each(|_| self.step_look(at, None));
+            }
+            (0..100).for_each(|_| self.step_repair());
+        }
+    }
+
+    fn missing(&self) -> Vec<i64> {
+        let added = self.log.iter().filter_map(|command| match command {
+            Command::Add(row) => Some(*row),
+            Command::Set(_) | Command::Unset(_) => None,
+        });
+        let added: BTreeSet<i64> = added.collect();
+        self.acked.difference(&added).copied().collect()
+    }
+}
+
+#[test]
+fn whatever_redis_forgets_is_noticed_and_bounded() {
+    let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for seed in 0..SEEDS {
+        let mut world = World::new(seed);
+        (0..STEPS).for_each(|_| world.step());
+        world.settle();
+        assert_eq!(world.missing(), Vec::<i64>::new(), "seed {seed}: {:#?}", world.counts);
+        for (what, count) in world.counts {
+            *counts.entry(what).or_default() += count;
+        }
+    }
+    println!("{SEEDS} seeds: {counts:#?}");
+    for what in
+        ["bounded loss", "skipped", "seen by a lane", "seen by a look", "repaired", "clean end"]
+    {
+        assert!(counts.contains_key(what), "inconclusive: {what} never happened: {counts:#?}");
+    }
+}
