@@ -18,6 +18,9 @@ pub const POINTS: &[&str] = &[
 /// Where Redis is away for so long that ingest goes on without it: in the place of `half_redis`.
 pub const POINT_WITHOUT_REDIS: &str = "after_note";
 
+/// Those of a rebuild, in the order of its effects.
+pub const REBUILD_POINTS: &[&str] = &["before_swap", "half_swap", "after_swap", "before_settle"];
+
 /// Dies here, if the environment says so.
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) {
@@ -25,7 +28,7 @@ pub fn point(name: &str) {
     static ABORTS: AtomicU64 = AtomicU64::new(0);
     static PANICS: AtomicU64 = AtomicU64::new(0);
     debug_assert!(
-        POINTS.contains(&name) || name == POINT_WITHOUT_REDIS,
+        [POINTS, REBUILD_POINTS, &[POINT_WITHOUT_REDIS]].concat().contains(&name),
         "{name} is not among the points"
     );
     if fires("FAULT_POINT", name, &ABORTS) {

@@ -34,10 +34,6 @@ const BEGIN_GENERATION: &str = "if redis.call('HSETNX', KEYS[1], 'generation', A
 const META_FIELDS: [&str; 6] =
     ["generation", "last_event_at", "last_applied_at", "rebuilt_at", "state", "sets"];
 
-/// The field of `<prefix>:wm` that bounds what a repair under way re-adds: a Redis that goes back
-/// meanwhile lacks rows with `txid >=` it.
-const REPAIR_FROM: &str = "repair/from";
-
 /// How far the sets follow Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -202,25 +198,6 @@ impl Projection {
         let meta_key = self.shared.meta_key.as_str();
         let args = vec![meta_key.into(), "sets".into(), kept.join(" ").into()];
         self.one("HSET", meta_key, args).await.map(|_| ())
-    }
-
-    /// Before a repair adds rows with `txid >= from`.
-    pub async fn hold_watermark(&self, from: i64) -> Result<(), ProjectionError> {
-        let key = self.watermark_key();
-        let args = vec![key.as_str().into(), REPAIR_FROM.into(), from.to_string().into()];
-        self.one("HSET", &key, args).await.map(|_| ())
-    }
-
-    /// After it has.
-    pub async fn release_watermark(&self) -> Result<(), ProjectionError> {
-        let key = self.watermark_key();
-        self.one("HDEL", &key, vec![key.as_str().into(), REPAIR_FROM.into()]).await.map(|_| ())
-    }
-
-    fn watermark_key(&self) -> String {
-        // `<prefix>:meta` and `<prefix>:wm` stand beside each other.
-        let meta_key = self.shared.meta_key.as_str();
-        [meta_key.strip_suffix("meta").unwrap_or(meta_key), "wm"].concat()
     }
 
     /// Sees that Redis takes writes, without writing where a state is kept already.

@@ -5,6 +5,7 @@
 //! | `<process>/<lane>` | grows with each batch of the lane |
 //! | `<process>/seen` | grows with each look, Unix seconds |
 //! | `<process>/floor` | every later batch of the process has rows with a txid of at least this |
+//! | `repair/floor`, `repair/seen` | the same of a repair under way |
 //! | `server` | run and replication ids of the servers that the hash was last found whole on |
 //!
 //! Redis keeps a prefix of its command order through a restart and a failover, so a field that went
@@ -18,12 +19,19 @@ use fred::error::Error as FredError;
 use fred::interfaces::{ClientLike, ClusterInterface};
 use fred::types::{ClusterHash, Value};
 use futures_util::future::{join, join_all};
+use time::OffsetDateTime;
 
 use super::client::{Projection, call};
 use super::error::ProjectionError;
 use super::marker::{Meta, line, told};
 
 pub const SERVER: &str = "server";
+
+/// A repairer's own floor, as if it were a process.
+const REPAIR_FLOOR: &str = "repair/floor";
+const REPAIR_SEEN: &str = "repair/seen";
+/// How long it counts, where the repairer dies and no other comes: beyond any repair.
+const REPAIR_SECS_MAX: i64 = 24 * 60 * 60;
 
 /// Moves a field on, and sets another with it, if the first is where it was left. Where the answer
 /// to an earlier try was lost it may be one further.
@@ -100,6 +108,24 @@ impl Projection {
         let mut args = vec![Value::from(wm_key)];
         args.extend(fields.iter().map(|field| Value::from(field.as_str())));
         self.one("HDEL", wm_key, args).await.map(drop)
+    }
+
+    /// Before a repair adds rows with `txid >= floor`: a Redis that goes back meanwhile may lack them.
+    pub async fn hold_floor(&self, floor: i64) -> Result<(), ProjectionError> {
+        let until = OffsetDateTime::now_utc().unix_timestamp() + REPAIR_SECS_MAX;
+        let fields = [(REPAIR_FLOOR, floor), (REPAIR_SEEN, until)];
+        self.register(&fields.map(|(field, value)| (field.to_owned(), value.to_string()))).await
+    }
+
+    /// After it has.
+    pub async fn release_floor(&self) -> Result<(), ProjectionError> {
+        self.unregister(&[REPAIR_FLOOR.to_owned(), REPAIR_SEEN.to_owned()]).await
+    }
+
+    /// All sets are whole on the servers that are there now.
+    pub async fn register_servers(&self) -> Result<(), ProjectionError> {
+        let servers: Vec<String> = self.server_ids().await?.into_iter().collect();
+        self.register(&[(SERVER.to_owned(), servers.join(","))]).await
     }
 
     pub(super) async fn moving(

@@ -100,7 +100,9 @@ impl Projection {
             self.add(wave, &mut applied).await?;
             adds = rest;
         }
-        crate::fault::point("half_redis");
+        if mark.is_some() {
+            crate::fault::point("half_redis");
+        }
         let windows: Vec<(&str, i64)> = additions
             .iter()
             .filter(|addition| !applied.wrong_type.iter().any(|key| key == addition.key))

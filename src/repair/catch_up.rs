@@ -34,10 +34,10 @@ impl Repairer<'_> {
                 return Ok(done);
             };
             projection.set_state(State::CatchingUp).await?;
-            projection.hold_watermark(from).await?;
+            projection.hold_floor(from).await?;
             let (mark, events) = self.catch_up_from(from, &mut Target::live()).await?;
             marks::caught_up(self.lock.link(), &prefix, standing.version, &mark).await?;
-            projection.release_watermark().await?;
+            projection.release_floor().await?;
             done.passes += 1;
             done.events += events;
         }

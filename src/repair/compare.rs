@@ -1,10 +1,13 @@
 //! The live sets against those that were made from Postgres, both ways, a page at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
 
 use super::RepairError;
 use super::pass::Repairer;
-use crate::projection::{Build, Found};
+use crate::projection::{Build, Found, Projection};
 use crate::sets::Kind;
 
 /// Members that one comparison names, each way: bounds memory. Where there are more, it says so.
@@ -39,12 +42,18 @@ pub(super) struct Differences {
 }
 
 impl Differences {
-    fn full(&mut self) -> bool {
-        let full = self.missing.len() >= NAMED_MAX || self.phantom.len() >= NAMED_MAX;
-        self.truncated |= full;
-        full
+    fn add(&mut self, other: Differences) {
+        self.missing.extend(other.missing);
+        self.phantom.extend(other.phantom);
+        self.faults.extend(other.faults);
+        self.estimated.extend(other.estimated);
+        self.members += other.members;
+        self.truncated |= other.truncated;
     }
 }
+
+/// Keys that are compared at once: most are small, and each takes some round trips.
+const KEYS_AT_ONCE: usize = 64;
 
 impl Repairer<'_> {
     pub(super) async fn compare(&mut self, build: &mut Build) -> Result<Differences, RepairError> {
@@ -54,11 +63,7 @@ impl Repairer<'_> {
         while let Some(made) = projection.next_keys(&mut scan).await? {
             let live: Vec<String> =
                 made.iter().filter_map(|key| build.live(key)).map(str::to_owned).collect();
-            let found = projection.look_at(&live).await?;
-            for (key, (found, expires_at)) in live.into_iter().zip(found) {
-                self.compare_made(build, &key, found, expires_at, &mut seen).await?;
-                (self.progress)("comparing", seen.members, None);
-            }
+            self.compare_keys(build, live, true, &mut seen).await?;
         }
         let mut scan = projection.scan_keys(self.live_pattern()).await?;
         while let Some(mut live) = projection.next_keys(&mut scan).await? {
@@ -66,111 +71,141 @@ impl Repairer<'_> {
             let made = projection.exist(live.iter().map(|key| build.key(key)).collect()).await?;
             let without: Vec<String> =
                 live.into_iter().zip(made).filter(|(_, made)| !made).map(|(key, _)| key).collect();
-            let found = projection.look_at(&without).await?;
-            for (key, (found, _)) in without.into_iter().zip(found) {
-                self.compare_unmade(build, &key, found, &mut seen).await?;
-            }
+            self.compare_keys(build, without, false, &mut seen).await?;
         }
         Ok(seen)
     }
 
-    /// A key that events support.
-    async fn compare_made(
+    /// Live keys; `made`: those that events support.
+    async fn compare_keys(
         &mut self,
         build: &mut Build,
-        key: &str,
+        keys: Vec<String>,
+        made: bool,
+        seen: &mut Differences,
+    ) -> Result<(), RepairError> {
+        let projection = self.projection();
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            projection.tend(build).await?;
+            let named = AtomicUsize::new(seen.missing.len().max(seen.phantom.len()));
+            let found = projection.look_at(keys).await?;
+            let pairs = keys.iter().zip(found).map(|(key, (found, expires_at))| {
+                let pair =
+                    Pair { projection: &projection, named: &named, made: build.key(key), key };
+                self.compare_key(pair, made, found, expires_at)
+            });
+            for one in join_all(pairs).await {
+                seen.add(one?);
+            }
+            (self.progress)("comparing", seen.members, None);
+        }
+        Ok(())
+    }
+
+    async fn compare_key(
+        &self,
+        pair: Pair<'_>,
+        made: bool,
         found: Found,
         expires_at: Option<i64>,
-        seen: &mut Differences,
-    ) -> Result<(), RepairError> {
-        let Some((set, _)) = self.sets.of_key(key) else { return Ok(()) };
-        let Some(wanted) = self.expiry(key) else { return Ok(()) };
+    ) -> Result<Differences, RepairError> {
+        let mut seen = Differences::default();
+        let key = pair.key;
+        let Some((set, _)) = self.sets.of_key(key) else { return Ok(seen) };
         let kind = self.sets.get(set).kind;
-        if kind == Kind::Estimated {
-            seen.estimated.insert(key.to_owned());
+        if found != Found::Nothing && !found.is(kind) {
+            seen.faults.insert(key.to_owned(), KeyFault::WrongType);
+            return Ok(seen);
         }
-        if found != Found::Nothing {
-            if !found.is(kind) {
-                seen.faults.insert(key.to_owned(), KeyFault::WrongType);
-                return Ok(());
+        if !made {
+            match (found, kind) {
+                // Expired since.
+                (Found::Nothing, _) => {}
+                (_, Kind::Estimated) => {
+                    seen.faults.insert(key.to_owned(), KeyFault::Unsupported);
+                }
+                (_, Kind::Exact) => pair.phantom(&mut seen).await?,
             }
-            let found = expires_at.map(|at| at / 1_000);
-            let right = match (wanted, found) {
-                (Some(wanted), Some(found)) => (wanted - found).abs() <= EXPIRY_SLACK_SECS,
-                (wanted, found) => wanted == found,
-            };
-            if !right {
-                seen.faults.insert(key.to_owned(), KeyFault::Expiry { wanted, found });
-            }
+            return Ok(seen);
         }
-        if kind == Kind::Estimated {
+        if found != Found::Nothing
+            && let Some(wanted) = self.expiry(key)
+            && let Some(fault) = expiry_fault(wanted, expires_at)
+        {
+            seen.faults.insert(key.to_owned(), fault);
+        }
+        match kind {
+            Kind::Estimated => {
+                seen.estimated.insert(key.to_owned());
+            }
+            Kind::Exact => pair.compare(&mut seen).await?,
+        }
+        Ok(seen)
+    }
+}
+
+fn expiry_fault(wanted: Option<i64>, found: Option<i64>) -> Option<KeyFault> {
+    let found = found.map(|at| at / 1_000);
+    let right = match (wanted, found) {
+        (Some(wanted), Some(found)) => (wanted - found).abs() <= EXPIRY_SLACK_SECS,
+        (wanted, found) => wanted == found,
+    };
+    (!right).then_some(KeyFault::Expiry { wanted, found })
+}
+
+/// A live key and what was made for it.
+struct Pair<'a> {
+    projection: &'a Projection,
+    key: &'a str,
+    made: String,
+    /// Members named so far, by all pairs.
+    named: &'a AtomicUsize,
+}
+
+impl Pair<'_> {
+    async fn compare(&self, seen: &mut Differences) -> Result<(), RepairError> {
+        let (missing, looked) = self.without(&self.made, self.key, seen).await?;
+        seen.members = looked;
+        let complete = missing.is_empty();
+        seen.missing.extend(missing);
+        // All of it is there: is there room for anything else?
+        if complete
+            && self.projection.size(self.key).await? == self.projection.size(&self.made).await?
+        {
             return Ok(());
         }
-        let made = build.key(key);
-        let before = seen.missing.len();
-        seen.members +=
-            self.without(build, (&made, key), key, seen, |seen| &mut seen.missing).await?;
-        let projection = self.projection();
-        let none_missing = seen.missing.len() == before;
-        // All of it is there, and nothing else has room.
-        if none_missing && projection.size(key).await? == projection.size(&made).await? {
-            return Ok(());
-        }
-        self.without(build, (key, &made), key, seen, |seen| &mut seen.phantom).await?;
+        self.phantom(seen).await
+    }
+
+    async fn phantom(&self, seen: &mut Differences) -> Result<(), RepairError> {
+        let (phantom, _) = self.without(self.key, &self.made, seen).await?;
+        seen.phantom.extend(phantom);
         Ok(())
     }
 
-    /// A key of ours for which nothing was made.
-    async fn compare_unmade(
-        &mut self,
-        build: &mut Build,
-        key: &str,
-        found: Found,
-        seen: &mut Differences,
-    ) -> Result<(), RepairError> {
-        let Some((set, _)) = self.sets.of_key(key) else { return Ok(()) };
-        let kind = self.sets.get(set).kind;
-        match found {
-            // Expired since, or never was there.
-            Found::Nothing => {}
-            found if !found.is(kind) => {
-                seen.faults.insert(key.to_owned(), KeyFault::WrongType);
-            }
-            _ if kind == Kind::Estimated => {
-                seen.faults.insert(key.to_owned(), KeyFault::Unsupported);
-            }
-            _ => {
-                let made = build.key(key);
-                self.without(build, (key, &made), key, seen, |seen| &mut seen.phantom).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Names the members of `one` that `other` lacks, as members of `live`. How many were looked at.
+    /// The members of `one` that `other` lacks, and how many were looked at.
     async fn without(
-        &mut self,
-        build: &mut Build,
-        (one, other): (&str, &str),
-        live: &str,
+        &self,
+        one: &str,
+        other: &str,
         seen: &mut Differences,
-        into: impl Fn(&mut Differences) -> &mut BTreeSet<Drift>,
-    ) -> Result<u64, RepairError> {
-        let projection = self.projection();
-        let (mut cursor, mut looked) = (None, 0);
+    ) -> Result<(Vec<Drift>, u64), RepairError> {
+        let (mut lacked, mut looked, mut cursor) = (Vec::new(), 0, None);
         loop {
-            if seen.full() {
-                return Ok(looked);
-            }
-            projection.tend(build).await?;
-            let (next, members) = projection.next_members(one, cursor.as_deref()).await?;
-            let has = projection.has(other, &members).await?;
+            let (next, members) = self.projection.next_members(one, cursor.as_deref()).await?;
+            let has = self.projection.has(other, &members).await?;
             looked += members.len() as u64;
-            let lacked = members.into_iter().zip(has).filter(|(_, has)| !has);
-            into(seen).extend(lacked.map(|(member, _)| (live.to_owned(), member)));
+            let members = members.into_iter().zip(has).filter(|(_, has)| !has);
+            let before = lacked.len();
+            lacked.extend(members.map(|(member, _)| (self.key.to_owned(), member)));
+            let found = lacked.len() - before;
+            if self.named.fetch_add(found, Ordering::Relaxed) + found >= NAMED_MAX {
+                seen.truncated = true;
+                return Ok((lacked, looked));
+            }
             match next {
                 Some(next) => cursor = Some(next),
-                None => return Ok(looked),
+                None => return Ok((lacked, looked)),
             }
         }
     }

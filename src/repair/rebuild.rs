@@ -1,6 +1,9 @@
 //! Sets made anew from Postgres while ingest goes on. The order of effects, on one page.
 
 use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::pass::{Repairer, Target};
 use super::{RepairError, marks};
@@ -14,6 +17,8 @@ const ATTEMPTS_MAX: u32 = 5;
 const SHORT: u64 = 10_000;
 /// Passes into the new sets. Where none is short, events come faster than they are read.
 const PASSES_MAX: u32 = 20;
+/// How long a member that came during the last pass may be absent, and a catch-up.
+const ABSENT_MAX: Duration = Duration::from_millis(200);
 /// Keys of no event that are handled at once: bounds memory.
 const STALE_MAX: usize = 100_000;
 
@@ -79,16 +84,20 @@ impl Repairer<'_> {
         let (mark, events) = self.fill(build, false).await?;
         let mut rebuilt = Rebuilt { events, ..Rebuilt::default() };
         let mut stale = self.stale(build).await?;
+        // What came while that was looked for: the less is left to the look after the swap, the
+        // shorter a member that is there already is absent.
+        let mut target = Target::Build { build, exact: false };
+        let (mark, _) = self.catch_up_from(mark.xmin, &mut target).await?;
         crate::fault::point("before_swap");
 
         // Durable before the first set is put in place: a crash between that and the last look
         // leaves sets that lack what workers added to the old ones after the last pass.
         marks::note_missing(self.lock.link(), &prefix, mark.xmin, "a rebuild").await?;
         marks::note_removal(self.lock.link(), &prefix).await?;
-        projection.hold_watermark(mark.xmin).await?;
+        projection.hold_floor(mark.xmin).await?;
         // Whoever lost the lock must not be seen any more.
         self.lock.held().await?;
-        rebuilt.keys = self.swap(build).await?;
+        rebuilt.keys = self.swap(build, &mark, &mut stale).await?;
         crate::fault::point("after_swap");
 
         // What is noted from here on may not be seen by the snapshot that follows.
@@ -105,6 +114,7 @@ impl Repairer<'_> {
             projection.unlink(stale.into_iter().collect()).await?;
             (mark, _) = self.catch_up_from(mark.xmin, &mut Target::live()).await?;
         }
+        crate::fault::point("before_settle");
         // Whether Redis went back meanwhile, and lost what was put in place.
         projection.count_up(build).await?;
         self.settle(version, &mark).await?;
@@ -154,23 +164,33 @@ impl Repairer<'_> {
         format!("{}:*", crate::projection::escape_glob(self.sets.prefix()))
     }
 
-    /// Puts every new set in place.
-    async fn swap(&mut self, build: &mut Build) -> Result<u64, RepairError> {
+    /// Puts every new set in place. Where that takes a while, what workers added to the old sets since
+    /// the last pass is brought over in between.
+    async fn swap(
+        &mut self,
+        build: &mut Build,
+        mark: &Mark,
+        stale: &mut HashSet<String>,
+    ) -> Result<u64, RepairError> {
         let projection = self.projection();
         let mut scan = projection.scan_keys(build.pattern()).await?;
-        let mut swapped = 0;
+        let (mut swapped, mut since) = (0, Instant::now());
         while let Some(keys) = projection.next_keys(&mut scan).await? {
-            let live = keys.iter().filter_map(|key| build.live(key));
+            // A scan may give a key again that has been put in place.
+            let made = projection.exist(keys.clone()).await?;
+            let keys = keys.iter().zip(made).filter(|(_, made)| *made);
+            let live = keys.filter_map(|(key, _)| build.live(key));
             let live: Vec<_> =
                 live.filter_map(|key| Some((key.to_owned(), self.expiry(key)?))).collect();
-            // A scan may give a key again that has been put in place.
-            let made =
-                projection.exist(live.iter().map(|(key, _)| build.key(key)).collect()).await?;
-            let live: Vec<_> =
-                live.into_iter().zip(made).filter(|(_, made)| *made).map(|(key, _)| key).collect();
             projection.swap(build, &live).await?;
+            crate::fault::point("half_swap");
             swapped += live.len() as u64;
             (self.progress)("putting in place", swapped, None);
+            if since.elapsed() > ABSENT_MAX {
+                let untouched = Some(&mut *stale);
+                self.catch_up_from(mark.xmin, &mut Target::Live { untouched }).await?;
+                since = Instant::now();
+            }
         }
         Ok(swapped)
     }
@@ -197,7 +217,8 @@ impl Repairer<'_> {
         let nothing_left = marks::rebuilt(self.lock.link(), &prefix, version, mark).await?;
         let state = if nothing_left { State::Fresh } else { State::Stale };
         projection.rebuilt(&self.sets, Some(state)).await?;
-        projection.release_watermark().await?;
+        projection.register_servers().await?;
+        projection.release_floor().await?;
         match nothing_left {
             true => Ok(()),
             // Noted while it ran.

@@ -239,7 +239,7 @@ impl Repairer<'_> {
             // As in a rebuild: durable before anything is taken out.
             marks::note_missing(self.lock.link(), &prefix, mark.xmin, "a repair").await?;
             marks::note_removal(self.lock.link(), &prefix).await?;
-            projection.hold_watermark(mark.xmin).await?;
+            projection.hold_floor(mark.xmin).await?;
             self.lock.held().await?;
         }
         for (key, members) in by_key(&seen.phantom) {

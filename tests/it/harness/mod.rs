@@ -34,7 +34,7 @@ pub use process::Worker;
 pub use producer::{Producer, Rng, seed};
 pub use proxy::{Ending, Flow, Proxy, Way};
 pub use publisher::Publisher;
-pub use redis::Redis;
+pub use redis::{Redis, Reply};
 pub use rig::{DEFAULT_SETS, Rig};
 pub use servers::{Server, Verb};
 pub use stream::Stream;

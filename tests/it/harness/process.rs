@@ -237,6 +237,50 @@ pub async fn run(dir: &Path, args: &[&str], env: &Env, stdin: &[u8]) -> Run {
     Run { code: status.code(), stdout, stderr }
 }
 
+/// A command that runs beside the test; killed when dropped.
+pub struct Running {
+    child: Child,
+    args: String,
+}
+
+impl Running {
+    pub fn start(args: &[&str], env: &Env) -> Running {
+        let child = command(args, env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        Running { child, args: args.join(" ") }
+    }
+
+    /// SIGKILL. Whether it was still running.
+    pub fn kill(mut self) -> bool {
+        let ran = matches!(self.child.try_wait(), Ok(None));
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        ran
+    }
+
+    /// Its exit code, waited for.
+    pub async fn wait(mut self, deadline: Duration) -> Option<i32> {
+        let patience = Patience::new(deadline, "a command to end");
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be asked") {
+                return status.code();
+            }
+            patience.wait(&format!("rollcall {} runs", self.args)).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// With nothing of our own environment in it.
 fn command(args: &[&str], env: &Env) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));

@@ -12,7 +12,7 @@ use super::message::Message;
 use super::names;
 use super::oracle::Oracle;
 use super::pg::{Gate, Pg};
-use super::process::{self, Env, Run, Worker};
+use super::process::{self, Env, Run, Running, Worker};
 use super::producer::{Producer, seed};
 use super::proxy::Proxy;
 use super::redis::Redis;
@@ -137,6 +137,11 @@ impl Rig {
 
     pub async fn cli(&self, args: &[&str]) -> Run {
         process::run(&self.dir, args, &self.env, b"").await
+    }
+
+    /// A command beside the test.
+    pub fn start(&self, args: &[&str]) -> Running {
+        Running::start(args, &self.env)
     }
 
     pub async fn cli_with_stdin(&self, args: &[&str], stdin: &[u8]) -> Run {

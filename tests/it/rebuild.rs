@@ -1,0 +1,301 @@
+//! Rebuilds while ingest goes on: nothing that a reader has seen is ever absent for longer than a
+//! moment, nothing is invented, nothing is left over, however often the rebuilder is killed.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::harness::{LONG, Producer, Redis, Reply, Rig, Rng, eventually, names, seed};
+
+const SETS: &str = "users=username by_city=username@city daily=username/day about=username~";
+/// Between two looks of the reader.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long a member that was seen may be absent.
+const ABSENT_MAX: Duration = Duration::from_secs(1);
+/// Members that the reader keeps an eye on.
+const WATCHED: usize = 300;
+
+/// How much of it: `make test` has the short one, `make chaos` the long one.
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a number")),
+        Err(_) => default,
+    }
+}
+
+fn rebuilds() -> u64 {
+    number("ROLLCALL_TEST_REBUILDS", 3)
+}
+
+/// Events that nobody published, of as many users; into the table at once.
+async fn fill(rig: &Rig, users: u64) {
+    let sql = format!(
+        "INSERT INTO events (occurred_at, id, payload)
+         SELECT now() - n * interval '100 milliseconds', gen_random_uuid(),
+                jsonb_build_object('username', 'old' || n, 'city', 'c' || n % 100)
+         FROM generate_series(1, {users}) AS n"
+    );
+    rig.cli(&["manage", "partitions"]).await.expect(0);
+    // The partitions of what lies behind.
+    let mut pg = rig.pg().await;
+    pg.run(
+        "SELECT rollcall_ensure_partition(now() - n * interval '1 day', 'month')
+            FROM generate_series(0, 40) AS n",
+    )
+    .await;
+    pg.run(&sql).await;
+}
+
+/// Asks a hundred times a second: whoever was a member stays one.
+struct Reader {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Watched>,
+}
+
+#[derive(Default)]
+struct Watched {
+    looks: u64,
+    /// The longest that one was absent.
+    absent_longest: Duration,
+    smallest: Option<i64>,
+}
+
+impl Reader {
+    async fn start(rig: &Rig, seed: u64) -> Reader {
+        let (stop, stopped) = watch::channel(false);
+        let (redis, key) = (rig.redis().await, format!("{}:users", rig.prefix()));
+        Reader { stop, task: tokio::spawn(read(redis, key, Rng(seed), stopped)) }
+    }
+
+    async fn end(self) -> Watched {
+        let _ = self.stop.send(true);
+        self.task.await.expect("the reader goes on to its end")
+    }
+}
+
+async fn read(
+    mut redis: Redis,
+    key: String,
+    mut rng: Rng,
+    stopped: watch::Receiver<bool>,
+) -> Watched {
+    let mut watched = Watched::default();
+    let mut members: Vec<String> = Vec::new();
+    let mut absent: HashMap<String, Instant> = HashMap::new();
+    let mut ticks = tokio::time::interval(LOOK);
+    while !*stopped.borrow() {
+        ticks.tick().await;
+        // Some of them new each time, so that members of the last second are among them.
+        for member in redis.in_order(&["SRANDMEMBER", &key, "3"]).await.unwrap() {
+            match members.len() {
+                len if len < WATCHED => members.push(member),
+                len => members[rng.below(len as u64) as usize] = member,
+            }
+        }
+        if members.is_empty() {
+            continue;
+        }
+        // Those that are absent are kept in view until they are back.
+        let asked: Vec<String> = members.iter().cloned().chain(absent.keys().cloned()).collect();
+        let mut command = vec!["SMISMEMBER", key.as_str()];
+        command.extend(asked.iter().map(String::as_str));
+        let Ok(Reply::List(flags)) = redis.ask(&command).await else { panic!("no list of flags") };
+        let now = Instant::now();
+        for (member, flag) in asked.iter().zip(flags) {
+            if flag == Reply::Int(1) {
+                absent.remove(member);
+            } else {
+                absent.entry(member.clone()).or_insert(now);
+            }
+        }
+        for since in absent.values() {
+            watched.absent_longest = watched.absent_longest.max(now - *since);
+        }
+        let size = redis.int(&["SCARD", &key]).await;
+        watched.smallest = Some(watched.smallest.map_or(size, |smallest| smallest.min(size)));
+        watched.looks += 1;
+    }
+    watched
+}
+
+async fn assert_nothing_is_left_over(rig: &Rig) {
+    let mut redis = rig.redis().await;
+    let mine = format!("rebuild:*{{{}:*", rig.prefix());
+    assert_eq!(redis.texts(&["KEYS", &mine]).await.unwrap(), Vec::<String>::new());
+    for set in ["users", "about"] {
+        let key = format!("{}:{set}", rig.prefix());
+        assert_eq!(redis.int(&["TTL", &key]).await, -1, "{key} must not expire");
+    }
+    for key in redis.texts(&["KEYS", &format!("{}:daily:*", rig.prefix())]).await.unwrap() {
+        assert!(redis.int(&["TTL", &key]).await > 86_400, "{key} expires in its time");
+    }
+}
+
+/// Workers ingest, a reader reads, and the sets are rebuilt again and again; the rebuilder is killed
+/// as often, at any moment; and two rebuild at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rebuilds_under_load_lose_nothing_and_invent_nothing() {
+    let seed = seed();
+    let mut rng = Rng(seed);
+    let users = number("ROLLCALL_TEST_REBUILD_MEMBERS", 20_000);
+    let rig = Rig::new(SETS).await;
+    fill(&rig, users).await;
+    // Nothing has been read from it yet: this is how a Redis begins beside a table that is there.
+    rig.cli(&["manage", "rebuild"]).await.expect(0);
+    let worker = rig.worker().await;
+    let rate = number("ROLLCALL_TEST_REBUILD_RATE", 1000).to_string();
+    let load = ["publish", "--rate", &rate, "--count", "10000000", "--events-per-message", "10"];
+    let load = rig.start(&load);
+    let reader = Reader::start(&rig, seed).await;
+
+    let mut longest = Duration::from_millis(500);
+    for _ in 0..rebuilds() {
+        let began = Instant::now();
+        rig.cli(&["manage", "rebuild"]).await.expect(0);
+        longest = longest.max(began.elapsed());
+    }
+    let mut killed = 0;
+    for _ in 0..rebuilds() {
+        let running = rig.start(&["manage", "rebuild"]);
+        let after = Duration::from_millis(rng.below(longest.as_millis() as u64));
+        tokio::time::sleep(after).await;
+        killed += u64::from(running.kill());
+    }
+    assert!(killed > 0, "none was killed while it ran");
+    let both = [rig.start(&["manage", "rebuild"]), rig.start(&["manage", "rebuild"])];
+    for one in both {
+        assert_eq!(one.wait(LONG * 3).await, Some(0), "each has its turn");
+    }
+    let watched = reader.end().await;
+    load.kill();
+    let oracle = rig.oracle();
+    rig.wait_arrived(&oracle).await;
+    rig.wait_idle().await;
+    println!(
+        "{} looks, absent at most {:?}, never fewer than {:?} members, {killed} killed",
+        watched.looks, watched.absent_longest, watched.smallest
+    );
+    assert!(watched.looks > 100, "the reader hardly looked");
+    assert!(watched.absent_longest < ABSENT_MAX, "{:?}", watched.absent_longest);
+    assert!(watched.smallest >= Some(users as i64), "a set was seen half built");
+    rig.cli(&["manage", "catch-up"]).await.expect(0);
+    worker.terminate().await;
+    rig.assert_sets_are_the_distinct_values().await;
+    assert_nothing_is_left_over(&rig).await;
+}
+
+/// A set that is defined tomorrow is unknown until it is filled from all history; one that is taken
+/// out leaves with `prune`, and what is not ours stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_set_is_filled_from_history_and_an_old_one_is_pruned() {
+    let mut rig = Rig::new("users=username cities=city").await;
+    let events = Producer::new(seed()).events(300);
+    let worker = rig.worker().await;
+    rig.publish_events(&events).await;
+    let mut oracle = rig.oracle();
+    oracle.all_good(&events);
+    rig.finish(&oracle, vec![worker]).await;
+
+    rig.set(names::SETS, "users=username states=state");
+    let unknown = rig.cli(&["read", "count", "states"]).await;
+    assert_eq!(unknown.code, Some(75), "{}", unknown.said());
+    rig.cli(&["read", "count", "users"]).await.expect(0);
+    rig.cli(&["manage", "rebuild", "nosuch"]).await.expect(64);
+    rig.cli(&["manage", "rebuild", "states"]).await.expect(0);
+    let states = rig.cli(&["read", "count", "states"]).await.expect(0);
+    let mut redis = rig.redis().await;
+    let states: i64 = states.stdout.trim().parse().unwrap();
+    assert_eq!(states, redis.int(&["SCARD", &format!("{}:states", rig.prefix())]).await);
+    assert!(states > 1);
+
+    let foreign = format!("{}:mine", rig.prefix());
+    redis.ask(&["SET", &foreign, "kept"]).await.unwrap();
+    let dry = rig.cli(&["manage", "prune", "--dry-run", "--json"]).await.expect(0).json();
+    assert_eq!(dry["keys"], json!({"cities": 1}));
+    assert_eq!(dry["left_alone"], json!([foreign]));
+    assert_eq!(redis.int(&["EXISTS", &format!("{}:cities", rig.prefix())]).await, 1);
+    rig.cli(&["manage", "prune"]).await.expect(0);
+    assert_eq!(redis.int(&["EXISTS", &format!("{}:cities", rig.prefix())]).await, 0);
+    assert_eq!(redis.int(&["DEL", &foreign]).await, 1);
+    rig.assert_sets_are_the_distinct_values().await;
+}
+
+/// Keys that no event supports go with a rebuild, and a new generation begins; windows get the life
+/// that is left to them, and those that are over are not made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_takes_out_what_nothing_supports() {
+    let rig = Rig::new("users=username by_city=username@city hourly=username/hour").await;
+    let mut pg = rig.pg().await;
+    pg.run(
+        "SELECT rollcall_ensure_partition(now() - n * interval '1 month', 'month')
+            FROM generate_series(0, 2) AS n",
+    )
+    .await;
+    pg.run(
+        "INSERT INTO events (occurred_at, id, payload) VALUES
+            (now(), gen_random_uuid(), '{\"username\": \"ann\", \"city\": \"x\"}'),
+            (now() - interval '40 days', gen_random_uuid(), '{\"username\": \"bob\"}')",
+    )
+    .await;
+    let mut redis = rig.redis().await;
+    let key = |set: &str| format!("{}:{set}", rig.prefix());
+    for (set, member) in
+        [("users", "ghost"), ("by_city:gone", "ghost"), ("hourly:2020-01-01T00", "x")]
+    {
+        redis.int(&["SADD", &key(set), member]).await;
+    }
+    redis.ask(&["EXPIRE", &key("users"), "9999"]).await.unwrap();
+    rig.cli(&["manage", "rebuild"]).await.expect(0);
+    let first = redis.texts(&["HMGET", &key("meta"), "generation", "state"]).await.unwrap();
+    assert!(first.contains(&"fresh".to_owned()), "{first:?}");
+    assert_eq!(redis.texts(&["SMEMBERS", &key("users")]).await.unwrap(), ["ann", "bob"]);
+    assert_eq!(redis.int(&["TTL", &key("users")]).await, -1);
+    let keys = redis.texts(&["KEYS", &key("*")]).await.unwrap();
+    let sets = keys.iter().filter(|key| !key.ends_with(":meta") && !key.ends_with(":wm"));
+    assert_eq!(sets.count(), 3, "users, by_city:x and one hour: {keys:?}");
+    rig.cli(&["manage", "rebuild"]).await.expect(0);
+    let second = redis.texts(&["HMGET", &key("meta"), "generation", "state"]).await.unwrap();
+    assert_ne!(first, second, "a rebuild of all sets begins a generation");
+
+    // Of an empty table nothing is left.
+    pg.run("DELETE FROM events").await;
+    rig.cli(&["manage", "rebuild"]).await.expect(0);
+    eventually(LONG, "no set to be left", async || {
+        let keys = redis.texts(&["KEYS", &key("*")]).await.unwrap();
+        match keys.iter().all(|key| key.ends_with(":meta") || key.ends_with(":wm")) {
+            true => Ok(()),
+            false => Err(format!("{keys:?}")),
+        }
+    })
+    .await;
+}
+
+/// Wherever a rebuilder dies, the next look of a worker makes good what it left undone: members that
+/// were added to the old sets after its last pass, and what it had put aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuilder_that_dies_anywhere_leaves_nothing_undone() {
+    let seed = seed();
+    for point in rollcall::fault::REBUILD_POINTS {
+        let rig = Rig::new(SETS).await;
+        let mut oracle = rig.oracle();
+        let worker = rig.warm_worker(&mut oracle, &mut Producer::new(seed)).await;
+        let died = rig.cli_with_env(&["manage", "rebuild"], &[("FAULT_POINT", point)]).await;
+        assert_eq!(died.code, None, "{point}: it was to be killed: {}", died.said());
+        let mut redis = rig.redis().await;
+        let meta = format!("{}:meta", rig.prefix());
+        eventually(LONG, "the sets to be fresh again", async || {
+            match redis.in_order(&["HMGET", &meta, "state", "generation"]).await?.as_slice() {
+                [state, _] if state == "fresh" => Ok(()),
+                other => Err(format!("{point}: {other:?}")),
+            }
+        })
+        .await;
+        let owed = rig.pg().await.int("SELECT count(catch_up_from) FROM rollcall_projection").await;
+        assert_eq!(owed, 0, "{point}");
+        rig.finish(&oracle, vec![worker]).await;
+        assert_nothing_is_left_over(&rig).await;
+    }
+}
