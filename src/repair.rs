@@ -115,11 +115,13 @@ impl Repairer<'_> {
             return Ok(Mended::Rebuilt);
         }
         if standing.catch_up_from.is_some() {
+            // Those of one that was killed.
+            projection.remove_builds(&prefix).await?;
             self.catch_up().await?;
             return Ok(Mended::CaughtUp);
         }
         if meta.generation.is_some() && meta.state != Some(State::Fresh) {
-            // Left by one that was killed: nothing is owed.
+            // So it was left by one that was killed: nothing is owed.
             projection.remove_builds(&prefix).await?;
             projection.set_state(State::Fresh).await?;
             return Ok(Mended::CaughtUp);

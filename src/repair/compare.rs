@@ -53,7 +53,7 @@ impl Differences {
 }
 
 /// Keys that are compared at once: most are small, and each takes some round trips.
-const KEYS_AT_ONCE: usize = 64;
+pub(super) const KEYS_AT_ONCE: usize = 64;
 
 impl Repairer<'_> {
     pub(super) async fn compare(&mut self, build: &mut Build) -> Result<Differences, RepairError> {

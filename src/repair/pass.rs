@@ -22,9 +22,9 @@ const TRY_MAX: Duration = Duration::from_secs(300);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Transactions read at once, to begin with.
-const WIDTH: i64 = 256;
-/// Rows of a piece that is about right: the next is as wide, or half or double.
-const ROWS: u64 = 50_000;
+const WIDTH: i64 = 2_048;
+/// A piece that takes longer is too wide: well below the 30 s after which a standby cancels it.
+const PIECE_SLOW: Duration = Duration::from_secs(4);
 /// How often a partition is read whose rows move.
 const MOVES_MAX: u32 = 3;
 
@@ -182,17 +182,25 @@ impl<'a> Repairer<'a> {
         let mark = self.mark().await?;
         let (mut from, mut width, mut rows) = (xmin, WIDTH, 0);
         let transactions = u64::try_from(mark.xmax - xmin).unwrap_or_default();
+        let mut tries = Tries::new();
         while from < mark.xmax {
-            let to = from + width;
             // The last one has no end: what a replica has seen beyond the mark harms nothing.
-            let to = (to < mark.xmax).then_some(to);
-            let read = self.piece(&Piece::Transactions { from, to }, target).await?;
-            rows += read;
+            let to = Some(from.saturating_add(width)).filter(|to| *to < mark.xmax);
+            let began = Instant::now();
+            match self.read(&Piece::Transactions { from, to }, target).await {
+                Ok(read) => rows += read,
+                Err(error) => {
+                    tries.again(error, &mut self.reader).await?;
+                    width = (width / 4).max(1);
+                    continue;
+                }
+            }
+            tries = Tries::new();
             let Some(to) = to else { break };
             from = to;
-            width = match read {
-                read if read > 2 * ROWS => (width / 2).max(1),
-                read if read < ROWS / 2 => width.saturating_mul(2),
+            width = match began.elapsed() {
+                took if took > PIECE_SLOW => (width / 2).max(1),
+                took if took < PIECE_SLOW / 4 => width.saturating_mul(2),
                 _ => width,
             };
             let done = u64::try_from(from - xmin).unwrap_or_default();

@@ -17,8 +17,8 @@ const ATTEMPTS_MAX: u32 = 5;
 const SHORT: u64 = 10_000;
 /// Passes into the new sets. Where none is short, events come faster than they are read.
 const PASSES_MAX: u32 = 20;
-/// How long a member that came during the last pass may be absent, and a catch-up.
-const ABSENT_MAX: Duration = Duration::from_millis(200);
+/// Between two such catch-ups: about how long a member that came during the last pass is absent.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Keys of no event that are handled at once: bounds memory.
 const STALE_MAX: usize = 100_000;
 
@@ -174,7 +174,7 @@ impl Repairer<'_> {
     ) -> Result<u64, RepairError> {
         let projection = self.projection();
         let mut scan = projection.scan_keys(build.pattern()).await?;
-        let (mut swapped, mut since) = (0, Instant::now());
+        let (mut swapped, mut since, mut pause) = (0, Instant::now(), PAUSE);
         while let Some(keys) = projection.next_keys(&mut scan).await? {
             // A scan may give a key again that has been put in place.
             let made = projection.exist(keys.clone()).await?;
@@ -186,10 +186,13 @@ impl Repairer<'_> {
             crate::fault::point("half_swap");
             swapped += live.len() as u64;
             (self.progress)("putting in place", swapped, None);
-            if since.elapsed() > ABSENT_MAX {
+            if since.elapsed() > pause {
+                let began = Instant::now();
                 let untouched = Some(&mut *stale);
                 self.catch_up_from(mark.xmin, &mut Target::Live { untouched }).await?;
                 since = Instant::now();
+                // On a slow server no more than half of the time goes into it.
+                pause = PAUSE.max(began.elapsed());
             }
         }
         Ok(swapped)

@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::compare::{Differences, Drift, KeyFault};
+use futures_util::future::join_all;
+
+use super::compare::{Differences, Drift, KEYS_AT_ONCE, KeyFault};
 use super::pass::{Repairer, Target};
 use super::{RepairError, marks};
 use crate::projection::{Build, KeyAdditions};
@@ -122,6 +124,15 @@ impl Repairer<'_> {
         mut seen: Differences,
     ) -> Result<(Mark, Differences, Vec<Estimate>), RepairError> {
         let projection = self.projection();
+        // What they would say if nothing were missing, as of now: later looks ask for no more.
+        let doubted: Vec<&String> =
+            seen.estimated.iter().filter(|key| !seen.faults.contains_key(*key)).collect();
+        for keys in doubted.chunks(KEYS_AT_ONCE) {
+            join_all(keys.iter().map(|key| self.make_estimate(build, key)))
+                .await
+                .into_iter()
+                .collect::<Result<Vec<()>, _>>()?;
+        }
         let mut estimates = Vec::new();
         for look in 1.. {
             let drifts = !seen.missing.is_empty() || !seen.phantom.is_empty();
@@ -167,32 +178,33 @@ impl Repairer<'_> {
 
     /// Every estimated key beside its exact number of members.
     async fn estimates(
-        &mut self,
+        &self,
         build: &Build,
         seen: &Differences,
     ) -> Result<Vec<Estimate>, RepairError> {
-        let projection = self.projection();
         let mut estimates = Vec::new();
-        for key in &seen.estimated {
-            let made = build.key(key);
-            let exact = projection.size(&made).await?;
-            if seen.faults.get(key) == Some(&KeyFault::WrongType) {
-                continue;
+        let keys: Vec<&String> =
+            seen.estimated.iter().filter(|key| !seen.faults.contains_key(*key)).collect();
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            for one in join_all(keys.iter().map(|key| self.estimate(build, key))).await {
+                estimates.push(one?);
             }
-            let estimate = projection.estimate(&[key]).await?;
-            // What it would say if nothing were missing.
-            let wanted = self.estimated(build, key).await?;
-            let with = projection.estimate(&[key, &wanted]).await?;
-            projection.unlink(vec![wanted]).await?;
-            let mut one = Estimate { key: key.clone(), estimate, exact, drifted: false };
-            one.drifted = with > estimate || one.error_percent() > ESTIMATE_OFF_MAX * 100.0;
-            estimates.push(one);
         }
         Ok(estimates)
     }
 
-    /// A HyperLogLog of the members that were made for the key; at the key that is returned.
-    async fn estimated(&mut self, build: &Build, key: &str) -> Result<String, RepairError> {
+    async fn estimate(&self, build: &Build, key: &str) -> Result<Estimate, RepairError> {
+        let projection = self.projection();
+        let estimate = projection.estimate(&[key]).await?;
+        let with = projection.estimate(&[key, &build.estimate_key(key)]).await?;
+        let exact = projection.size(&build.key(key)).await?;
+        let mut one = Estimate { key: key.to_owned(), estimate, exact, drifted: false };
+        one.drifted = with > estimate || one.error_percent() > ESTIMATE_OFF_MAX * 100.0;
+        Ok(one)
+    }
+
+    /// A HyperLogLog of the members that were made for the key.
+    async fn make_estimate(&self, build: &Build, key: &str) -> Result<(), RepairError> {
         let (made, into) = (build.key(key), build.estimate_key(key));
         let projection = self.projection();
         let mut cursor = None;
@@ -205,7 +217,7 @@ impl Repairer<'_> {
             projection.add_members(&[addition]).await?;
             match next {
                 Some(next) => cursor = Some(next),
-                None => return Ok(into),
+                None => return Ok(()),
             }
         }
     }
@@ -275,7 +287,10 @@ impl Repairer<'_> {
             return Ok(());
         };
         let made = match self.sets.get(set).kind {
-            Kind::Estimated => self.estimated(build, key).await?,
+            Kind::Estimated => {
+                self.make_estimate(build, key).await?;
+                build.estimate_key(key)
+            }
             Kind::Exact => build.key(key),
         };
         if !projection.exist(vec![made.clone()]).await?.contains(&true) {

@@ -13,8 +13,10 @@ use crate::harness::{LONG, Producer, Redis, Reply, Rig, Rng, eventually, names, 
 const SETS: &str = "users=username by_city=username@city daily=username/day about=username~";
 /// Between two looks of the reader.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long a member that was seen may be absent.
+/// How long a member that was seen may be absent: in the long run, which has the machine for itself,
+/// and beside the other tests.
 const ABSENT_MAX: Duration = Duration::from_secs(1);
+const ABSENT_MAX_BUSY: Duration = Duration::from_secs(10);
 /// Members that the reader keeps an eye on.
 const WATCHED: usize = 300;
 
@@ -179,7 +181,9 @@ async fn rebuilds_under_load_lose_nothing_and_invent_nothing() {
         watched.looks, watched.absent_longest, watched.smallest
     );
     assert!(watched.looks > 100, "the reader hardly looked");
-    assert!(watched.absent_longest < ABSENT_MAX, "{:?}", watched.absent_longest);
+    let max =
+        if std::env::var("ROLLCALL_TEST_REBUILDS").is_ok() { ABSENT_MAX } else { ABSENT_MAX_BUSY };
+    assert!(watched.absent_longest < max, "{:?}", watched.absent_longest);
     assert!(watched.smallest >= Some(users as i64), "a set was seen half built");
     rig.cli(&["manage", "catch-up"]).await.expect(0);
     worker.terminate().await;
