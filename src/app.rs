@@ -112,10 +112,13 @@ pub async fn worker(config: Config) -> Result<Outcome> {
 
 pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
     match command {
-        cli::Manage::Migrate(output) => manage::migrate(config.store()?, output).await,
-        cli::Manage::Topology(output) => manage::topology(config.broker()?, output).await,
-        cli::Manage::Partitions(output) => manage::partitions(config.store()?, output).await,
-    }?;
+        cli::Manage::Migrate(output) => manage::migrate(config.store()?, output).await?,
+        cli::Manage::Topology(output) => manage::topology(config.broker()?, output).await?,
+        cli::Manage::Partitions(output) => manage::partitions(config.store()?, output).await?,
+        cli::Manage::Index(args) => {
+            return manage::index::run(config.store()?, &config.sets, &args).await;
+        }
+    }
     Ok(Outcome::Done)
 }
 

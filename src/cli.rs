@@ -110,6 +110,30 @@ Example:
 Example, from cron:
   12 3 * * *  rollcall manage partitions")]
     Partitions(Output),
+    /// Make the expression indexes for the sets' fields, while ingest goes on
+    ///
+    /// One for each distinct list of fields, on every partition, those to come included. For
+    /// queries of your own: the answer shows the GROUP BY that each one serves. Killed or run
+    /// again, it goes on from what is there.
+    #[command(after_help = "\
+Examples:
+  rollcall manage index
+  rollcall manage index users_by_city
+  rollcall manage index --prune")]
+    Index(IndexArgs),
+}
+
+/// Which indexes.
+#[derive(Args, Clone, Debug)]
+pub struct IndexArgs {
+    /// Only for these sets of ROLLCALL_SETS [default: all]
+    #[arg(value_name = "SET")]
+    pub sets: Vec<String>,
+    /// Drop the indexes that no set in ROLLCALL_SETS needs
+    #[arg(long)]
+    pub prune: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Publish sample events, or the lines of a file; every one is confirmed by the broker

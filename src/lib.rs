@@ -110,6 +110,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod health;
 pub mod manage;
+pub mod progress;
 pub mod publish;
 pub mod read;
 pub mod retry;

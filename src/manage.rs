@@ -1,5 +1,7 @@
 //! `rollcall manage`: what a worker must not do, or should not have to.
 
+pub mod index;
+
 use std::convert::Infallible;
 use std::time::Duration;
 

@@ -6,7 +6,6 @@
 
 mod feed;
 mod pace;
-mod progress;
 mod summary;
 
 use std::collections::VecDeque;
@@ -19,6 +18,7 @@ use time::OffsetDateTime;
 use crate::broker::{BrokerError, Outgoing, Publisher};
 use crate::cli::{self, Outcome};
 use crate::config;
+use crate::progress::Progress;
 use crate::retry::{Backoff, Class};
 use crate::sample::{Plan, Samples};
 use crate::shutdown::Shutdown;
@@ -26,7 +26,6 @@ use crate::telemetry::chain;
 
 use feed::{Feed, Packed, Tally};
 use pace::Pace;
-pub use progress::Progress;
 use summary::Summary;
 
 /// Unconfirmed messages at once. A quorum queue confirms after its fsync, so a few thousand cover

@@ -11,14 +11,16 @@ mod fields;
 mod grammar;
 #[cfg(any(test, fuzzing))]
 pub mod laws;
+mod source;
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
 pub use additions::{Addition, Additions, Fault};
-pub use encode::encode;
+pub use encode::{decode, encode};
 pub use fields::{Captured, Fields, ROOT, Scalar};
+pub use source::{Place, Source};
 
 /// Every set that is kept, and what their keys and fields are.
 #[derive(Clone, Debug)]
@@ -116,9 +118,22 @@ impl Sets {
     pub fn fields(&self) -> &Fields {
         &self.fields
     }
+
+    /// The fields of a set, those of its group first.
+    pub fn paths<'a>(&'a self, set: &'a Set) -> impl Iterator<Item = &'a str> {
+        set.group.iter().chain(&set.member).map(|slot| self.fields.path(*slot))
+    }
 }
 
 impl Set {
+    /// What it is made from, whatever it is called and however it is kept: the definition without
+    /// its name and `~`, as in `username@state+city`. What was folded for one set counts for every
+    /// other that is made from the same.
+    pub fn source(&self) -> &str {
+        let text = self.text.split_once('=').map_or("", |(_, rest)| rest);
+        text.strip_suffix('~').unwrap_or(text)
+    }
+
     /// The key of one set: `<prefix>:<name>[:<bucket>][:<group>]`.
     pub fn key(&self, bucket: Option<&str>, group: &[String]) -> Result<String, KeyError> {
         let set = || self.name.clone();

@@ -7,19 +7,23 @@
 mod admin;
 mod error;
 mod events;
+mod indexes;
 mod insert;
 mod link;
 pub mod marks;
 mod migrate;
 mod partitions;
+mod patient;
 mod ranges;
 mod repair_lock;
 mod sqlstate;
 mod statements;
+mod walk;
 
 pub use admin::{Server, count_events, is_empty, ping, ping_replica, probe};
 pub use error::{Cause, StoreError};
 pub use events::{EventStore, Refusal, Refused, Row, Stored};
+pub use indexes::{FieldIndex, Indexer};
 #[cfg(test)]
 pub use insert::{Table, insert};
 pub use link::Link;
@@ -29,7 +33,10 @@ pub use partitions::{Partition, list, make_ahead};
 pub use repair_lock::RepairLock;
 
 /// First half of every advisory lock of ours: "roll" in ASCII, which nobody else takes by accident.
-/// The second halves in use: 1 partitions (`migrations/0002_partitions.sql`), 2 migrations, 3 repair.
+/// The second halves in use: 1 partitions (`migrations/0002_partitions.sql`), 2 migrations, 3 repair,
+/// 4 indexes.
 const ADVISORY_CLASS: i32 = 0x726f_6c6c;
+const ADVISORY_PARTITIONS: i32 = 1;
 const ADVISORY_MIGRATE: i32 = 2;
 const ADVISORY_REPAIR: i32 = 3;
+const ADVISORY_INDEX: i32 = 4;

@@ -4,13 +4,14 @@ use serde_json::{Value, json};
 
 use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, Worker, names, seed};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "",
     "worker",
     "manage",
     "manage migrate",
     "manage topology",
     "manage partitions",
+    "manage index",
     "publish",
     "read",
     "read count",

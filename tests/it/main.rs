@@ -20,6 +20,7 @@ mod flood;
 mod frozen;
 mod full_disk;
 mod hold;
+mod index;
 mod long_outage;
 mod memory;
 mod ops;

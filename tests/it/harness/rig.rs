@@ -12,7 +12,7 @@ use super::message::Message;
 use super::names;
 use super::oracle::Oracle;
 use super::pg::{Gate, Pg};
-use super::process::{self, Env, Run, Worker};
+use super::process::{self, Env, Run, Running, Worker};
 use super::producer::{Producer, seed};
 use super::proxy::Proxy;
 use super::redis::Redis;
@@ -137,6 +137,20 @@ impl Rig {
 
     pub async fn cli(&self, args: &[&str]) -> Run {
         process::run(&self.dir, args, &self.env, b"").await
+    }
+
+    /// A command that the test goes on beside.
+    pub fn begin(&self, args: &[&str]) -> Running {
+        Running::start(&self.dir, args, &self.env, b"")
+    }
+
+    /// Runs it until it need not be tried later: the server may still be at what a killed one began.
+    pub async fn cli_at_last(&self, args: &[&str]) -> Run {
+        eventually(LONG, "a command to get its turn", async || match self.cli(args).await {
+            run if run.code == Some(75) => Err(run.stderr),
+            run => Ok(run),
+        })
+        .await
     }
 
     pub async fn cli_with_stdin(&self, args: &[&str], stdin: &[u8]) -> Run {

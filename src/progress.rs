@@ -1,4 +1,4 @@
-//! How far publishing got, on standard error: a bar on a terminal, elsewhere a line now and then.
+//! How far a long piece of work got, on standard error: a bar on a terminal, elsewhere a line now and then.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
