@@ -17,6 +17,16 @@ impl Pg {
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
+    /// The SQLSTATE, where the server refuses it.
+    pub async fn refusal(&mut self, sql: &str) -> Option<String> {
+        let ran = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.0).await;
+        match ran {
+            Ok(_) => None,
+            Err(sqlx::Error::Database(error)) => error.code().map(Into::into),
+            Err(error) => panic!("{sql}: {error}"),
+        }
+    }
+
     pub async fn try_int(&mut self, sql: &str) -> Result<i64, String> {
         let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut self.0).await;
         row.and_then(|row| row.try_get(0)).map_err(|error| format!("{sql}: {error}"))
