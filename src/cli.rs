@@ -121,6 +121,27 @@ Examples:
   rollcall manage index users_by_city
   rollcall manage index --prune")]
     Index(IndexArgs),
+    /// Drop the partitions that are older than ROLLCALL_RETENTION_DAYS, and keep their members
+    ///
+    /// The distinct members of a partition's events are kept in Postgres before it goes, so that a
+    /// set that says "ever" stays true through every rebuild. A window's members go when it does.
+    /// A partition goes when its last moment is too old. Killed or run again, it goes on from what
+    /// is there. Exit code 75 where a partition is in use all the time, or a rebuild is under way.
+    #[command(after_help = "\
+Examples:
+  rollcall manage retention --dry-run
+  30 3 * * *  rollcall manage retention      # from cron")]
+    Retention(RetentionArgs),
+}
+
+/// How to drop partitions.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct RetentionArgs {
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Which indexes.

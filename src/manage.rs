@@ -1,6 +1,10 @@
 //! `rollcall manage`: what a worker must not do, or should not have to.
 
 pub mod index;
+pub mod retention;
+mod upkeep;
+
+pub use upkeep::NotConfigured;
 
 use std::convert::Infallible;
 use std::time::Duration;

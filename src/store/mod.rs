@@ -11,14 +11,16 @@ mod indexes;
 mod insert;
 mod link;
 pub mod marks;
+mod members;
 mod migrate;
 mod partitions;
 mod patient;
 mod ranges;
 mod repair_lock;
+pub mod retention;
 mod sqlstate;
 mod statements;
-mod walk;
+pub mod walk;
 
 pub use admin::{Server, count_events, is_empty, ping, ping_replica, probe};
 pub use error::{Cause, StoreError};
@@ -28,8 +30,10 @@ pub use indexes::{FieldIndex, Indexer};
 pub use insert::{Table, insert};
 pub use link::Link;
 pub use marks::{History, Mark, Standing};
+pub use members::{Kept, Member, count as count_members};
 pub use migrate::{Applied, MigrationReport, SchemaState, migrate, schema_state};
 pub use partitions::{Partition, list, make_ahead};
+pub use patient::watch_client;
 pub use repair_lock::RepairLock;
 
 /// First half of every advisory lock of ours: "roll" in ASCII, which nobody else takes by accident.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, Worker, names, seed};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "",
     "worker",
     "manage",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 19] = [
     "manage topology",
     "manage partitions",
     "manage index",
+    "manage retention",
     "publish",
     "read",
     "read count",

@@ -27,6 +27,7 @@ mod ops;
 mod partitions;
 mod pipeline;
 mod recomputed;
+mod retention;
 mod roles;
 mod rolling;
 mod sets;

@@ -31,10 +31,11 @@ async fn the_rights_that_are_granted_are_enough() {
     rig.finish(&oracle, vec![worker]).await;
 }
 
-const COMMANDS: [&[&str]; 4] = [
+const COMMANDS: [&[&str]; 5] = [
     &["manage", "migrate"],
     &["manage", "partitions"],
     &["manage", "index", "--prune"],
+    &["manage", "retention"],
     &["check"],
 ];
 

@@ -4,6 +4,7 @@
 mod amqp;
 mod fleet;
 mod http;
+mod kept;
 mod laws;
 mod message;
 pub mod names;

@@ -67,6 +67,13 @@ impl Pg {
         .expect("the table can be read")
     }
 
+    pub async fn three_texts(&mut self, sql: &str) -> Vec<(String, Option<String>, String)> {
+        sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_all(&mut self.0)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
     /// Has every insert take up to this long, at random: a disk that others use as well. Work is
     /// then under way at any moment, on a fast machine too.
     pub async fn slow_down(&mut self, seconds_max: f64) {

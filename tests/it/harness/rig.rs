@@ -53,7 +53,15 @@ impl Rig {
     /// The same, where each role has no more rights in Postgres than `deploy/postgres` gives it:
     /// commands run as the manager, workers as the worker.
     pub async fn with_roles(sets: &str) -> Rig {
+        Rig::with_roles_and(sets, &[]).await
+    }
+
+    /// And with these settings from the start.
+    pub async fn with_roles_and(sets: &str, settings: &[(&str, &str)]) -> Rig {
         let mut rig = Rig::bare(sets).await;
+        for (name, value) in settings {
+            rig.set(name, value);
+        }
         rig.grant();
         let manager = rig.role_url("manager");
         rig.set("DATABASE_URL", &manager);
