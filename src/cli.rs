@@ -132,6 +132,14 @@ Examples:
   rollcall manage retention --dry-run
   30 3 * * *  rollcall manage retention      # from cron")]
     Retention(RetentionArgs),
+    /// Show what there is: partitions, indexes, replica, queue, dead letters, and each set
+    ///
+    /// A server that is away is shown as that and the others all the same; the exit code is 75 then.
+    #[command(after_help = "\
+Examples:
+  rollcall manage status
+  rollcall manage status --json | jq .postgres.projection")]
+    Status(Output),
 }
 
 /// How to drop partitions.

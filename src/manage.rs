@@ -2,6 +2,7 @@
 
 pub mod index;
 pub mod retention;
+pub mod status;
 mod upkeep;
 
 pub use upkeep::NotConfigured;

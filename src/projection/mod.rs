@@ -9,6 +9,7 @@
 mod client;
 mod error;
 mod marker;
+mod overview;
 mod read;
 mod settings;
 mod write;
@@ -16,5 +17,6 @@ mod write;
 pub use client::Projection;
 pub use error::ProjectionError;
 pub use marker::{Begun, Eviction, Meta, ServerInfo, State};
+pub use overview::Size;
 pub use read::{Answer, Keys, Page, escape_glob};
 pub use write::{Applied, KeyAdditions, Mark};

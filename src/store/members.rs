@@ -3,9 +3,6 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::error::StoreError;
-use super::link::Link;
-
 /// Rows of one statement.
 const ROWS_MAX: usize = 5_000;
 
@@ -67,16 +64,4 @@ pub(super) async fn keep(
         new += done.rows_affected();
     }
     Ok(new)
-}
-
-/// How many are kept. Reads the table.
-pub async fn count(link: &mut Link, kept: Kept) -> Result<u64, StoreError> {
-    let sql = format!("SELECT count(*) FROM {}", kept.table());
-    let count: i64 = link
-        .run("count members", async |conn: &mut PgConnection| {
-            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(conn).await
-        })
-        .await?;
-    // A count is not negative.
-    Ok(count.unsigned_abs())
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, Worker, names, seed};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "",
     "worker",
     "manage",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 20] = [
     "manage partitions",
     "manage index",
     "manage retention",
+    "manage status",
     "publish",
     "read",
     "read count",

@@ -31,6 +31,7 @@ mod retention;
 mod roles;
 mod rolling;
 mod sets;
+mod status;
 mod topology;
 mod versions;
 mod watchdog;
