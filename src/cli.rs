@@ -132,6 +132,17 @@ Examples:
   rollcall manage retention --dry-run
   30 3 * * *  rollcall manage retention      # from cron")]
     Retention(RetentionArgs),
+    /// Erase: delete the events that hold a value, and what nothing else supports in Redis
+    ///
+    /// Every event with VALUE at FIELD, alone or in an array, goes from every partition; retired
+    /// members that name it go too; and from Redis go exactly the members that no other event and
+    /// no retired member supports. Reads the whole table. Killed, the next run finishes it. What is
+    /// still in RabbitMQ, dead letters included, is not touched.
+    #[command(after_help = "\
+Examples:
+  rollcall manage forget username=ann --dry-run
+  rollcall manage forget user.email=ann@example.org --json")]
+    Forget(ForgetArgs),
     /// Show what there is: partitions, indexes, replica, queue, dead letters, and each set
     ///
     /// A server that is away is shown as that and the others all the same; the exit code is 75 then.
@@ -140,6 +151,25 @@ Examples:
   rollcall manage status
   rollcall manage status --json | jq .postgres.projection")]
     Status(Output),
+}
+
+/// What to erase.
+#[derive(Args, Clone, Debug)]
+pub struct ForgetArgs {
+    /// A dotted path into the event, and the value there, as text
+    #[arg(value_name = "FIELD=VALUE", value_parser = field_and_value)]
+    pub what: FieldValue,
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldValue {
+    pub field: String,
+    pub value: String,
 }
 
 /// How to drop partitions.
@@ -361,6 +391,16 @@ pub struct Select {
     #[arg(long, conflicts_with_all = ["reason", "id"])]
     #[arg(required_unless_present_any = ["reason", "id"])]
     pub all: bool,
+}
+
+/// The value may hold an equals sign, the field may not.
+fn field_and_value(text: &str) -> Result<FieldValue, String> {
+    match text.split_once('=') {
+        Some((field, value)) if !field.split('.').any(str::is_empty) => {
+            Ok(FieldValue { field: field.to_owned(), value: value.to_owned() })
+        }
+        _ => Err("expected FIELD=VALUE, as in user.email=ann@example.org".to_owned()),
+    }
 }
 
 fn per_cent(text: &str) -> Result<f64, String> {

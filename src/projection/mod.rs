@@ -4,13 +4,16 @@
 //! the one connection, `settings` says how. Nothing here decides when to write or whether to try
 //! again: that is `ingest`'s. No key is built here either: `sets` hands over finished keys.
 //!
-//! Never: remove a member, log a member or the URL, claim in `<prefix>:meta` what was not applied.
+//! `remove` takes out what Postgres no longer supports, when it is told to.
+//!
+//! Never: log a member or the URL, claim in `<prefix>:meta` what was not applied.
 
 mod client;
 mod error;
 mod marker;
 mod overview;
 mod read;
+mod remove;
 mod settings;
 mod write;
 

@@ -7,6 +7,7 @@
 mod admin;
 mod error;
 mod events;
+pub mod forget;
 mod indexes;
 mod insert;
 mod link;

@@ -134,16 +134,9 @@ impl Walk {
         filter: &Filter,
         mut each: impl FnMut(OffsetDateTime, &str),
     ) -> Result<bool, StoreError> {
-        if self.at.0 >= self.blocks {
-            // It may have grown; what came later is there as well, if it was committed.
-            match size(link, &self.leaf).await? {
-                Some(blocks) if blocks > self.blocks => self.blocks = blocks,
-                _ => return Ok(false),
-            }
-        }
-        let to = (self.at.0 + STEP_BLOCKS).min(self.blocks);
+        let Some(((block, row), to)) = self.next_range(link).await? else { return Ok(false) };
         let (table, rows_max) = (&self.leaf.table, STEP_ROWS);
-        let ((block, row), filter_sql) = (self.at, &filter.sql);
+        let filter_sql = &filter.sql;
         let sql = format!(
             "SELECT split_part(trim(BOTH '()' FROM ctid::text), ',', 1)::bigint, \
              split_part(trim(BOTH '()' FROM ctid::text), ',', 2)::int, \
@@ -166,8 +159,35 @@ impl Walk {
                 Ok((seen, last))
             })
             .await?;
-        self.at = if seen == rows_max { last } else { (to, 0) };
+        match seen == rows_max {
+            true => self.at = last,
+            false => self.passed(to),
+        }
         Ok(true)
+    }
+
+    /// From where to read on, and to which block; `None` when all has been read.
+    pub(super) async fn next_range(
+        &mut self,
+        link: &mut Link,
+    ) -> Result<Option<((i64, i32), i64)>, StoreError> {
+        if self.at.0 >= self.blocks {
+            // It may have grown; what came later is there as well, if it was committed.
+            match size(link, &self.leaf).await? {
+                Some(blocks) if blocks > self.blocks => self.blocks = blocks,
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some((self.at, (self.at.0 + STEP_BLOCKS).min(self.blocks))))
+    }
+
+    /// All before this block has been seen to.
+    pub(super) fn passed(&mut self, block: i64) {
+        self.at = (block, 0);
+    }
+
+    pub(super) fn table(&self) -> &str {
+        &self.leaf.table
     }
 }
 

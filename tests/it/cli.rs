@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, Worker, names, seed};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "",
     "worker",
     "manage",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 21] = [
     "manage partitions",
     "manage index",
     "manage retention",
+    "manage forget",
     "manage status",
     "publish",
     "read",

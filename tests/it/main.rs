@@ -17,6 +17,7 @@ mod cuts;
 mod dead_letters;
 mod drain;
 mod flood;
+mod forget;
 mod frozen;
 mod full_disk;
 mod hold;

@@ -31,11 +31,12 @@ async fn the_rights_that_are_granted_are_enough() {
     rig.finish(&oracle, vec![worker]).await;
 }
 
-const COMMANDS: [&[&str]; 6] = [
+const COMMANDS: [&[&str]; 7] = [
     &["manage", "migrate"],
     &["manage", "partitions"],
     &["manage", "index", "--prune"],
     &["manage", "retention"],
+    &["manage", "forget", "username=nobody"],
     &["manage", "status"],
     &["check"],
 ];
