@@ -127,12 +127,18 @@ pub async fn worker(config: Config) -> Result<Outcome> {
 
 pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
     match command {
-        cli::Manage::Migrate(output) => manage::migrate(config.store()?, output).await,
-        cli::Manage::Topology(output) => manage::topology(config.broker()?, output).await,
-        cli::Manage::Partitions(output) => manage::partitions(config.store()?, output).await,
+        cli::Manage::Migrate(output) => manage::migrate(config.store()?, output).await?,
+        cli::Manage::Topology(output) => manage::topology(config.broker()?, output).await?,
+        cli::Manage::Partitions(output) => manage::partitions(config.store()?, output).await?,
+        cli::Manage::Index(args) => {
+            return manage::index::run(config.store()?, &config.sets, &args).await;
+        }
+        cli::Manage::Forget(args) => return manage::forget::run(&config, &args).await,
+        cli::Manage::Status(output) => return manage::status::run(&config, output).await,
+        cli::Manage::Retention(args) => return manage::retention::run(&config, &args).await,
         // Boxed, as its type is a deep one.
         repair => return Box::pin(manage::repair(&config, repair)).await,
-    }?;
+    }
     Ok(Outcome::Done)
 }
 

@@ -180,6 +180,89 @@ Example, once no worker has the set any more:
         #[command(flatten)]
         output: Output,
     },
+    /// Make the expression indexes for the sets' fields, while ingest goes on
+    ///
+    /// One for each distinct list of fields, on every partition, those to come included. For
+    /// queries of your own: the answer shows the GROUP BY that each one serves. Killed or run
+    /// again, it goes on from what is there.
+    #[command(after_help = "\
+Examples:
+  rollcall manage index
+  rollcall manage index users_by_city
+  rollcall manage index --prune")]
+    Index(IndexArgs),
+    /// Drop the partitions that are older than ROLLCALL_RETENTION_DAYS, and keep their members
+    ///
+    /// The distinct members of a partition's events are kept in Postgres before it goes, so that a
+    /// set that says "ever" stays true through every rebuild. A window's members go when it does.
+    /// A partition goes when its last moment is too old. Killed or run again, it goes on from what
+    /// is there. Exit code 75 where a partition is in use all the time, or a rebuild is under way.
+    #[command(after_help = "\
+Examples:
+  rollcall manage retention --dry-run
+  30 3 * * *  rollcall manage retention      # from cron")]
+    Retention(RetentionArgs),
+    /// Erase: delete the events that hold a value, and what nothing else supports in Redis
+    ///
+    /// Every event with VALUE at FIELD, alone or in an array, goes from every partition; retired
+    /// members that name it go too; and from Redis go exactly the members that no other event and
+    /// no retired member supports. Reads the whole table. Killed, the next run finishes it. What is
+    /// still in RabbitMQ, dead letters included, is not touched.
+    #[command(after_help = "\
+Examples:
+  rollcall manage forget username=ann --dry-run
+  rollcall manage forget user.email=ann@example.org --json")]
+    Forget(ForgetArgs),
+    /// Show what there is: partitions, indexes, replica, queue, dead letters, and each set
+    ///
+    /// A server that is away is shown as that and the others all the same; the exit code is 75 then.
+    #[command(after_help = "\
+Examples:
+  rollcall manage status
+  rollcall manage status --json | jq .postgres.projection")]
+    Status(Output),
+}
+
+/// What to erase.
+#[derive(Args, Clone, Debug)]
+pub struct ForgetArgs {
+    /// A dotted path into the event, and the value there, as text
+    #[arg(value_name = "FIELD=VALUE", value_parser = field_and_value)]
+    pub what: FieldValue,
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldValue {
+    pub field: String,
+    pub value: String,
+}
+
+/// How to drop partitions.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct RetentionArgs {
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Which indexes.
+#[derive(Args, Clone, Debug)]
+pub struct IndexArgs {
+    /// Only for these sets of ROLLCALL_SETS [default: all]
+    #[arg(value_name = "SET")]
+    pub sets: Vec<String>,
+    /// Drop the indexes that no set in ROLLCALL_SETS needs
+    #[arg(long)]
+    pub prune: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// One repairer works at a time in the whole fleet.
@@ -387,6 +470,16 @@ pub struct Select {
     #[arg(long, conflicts_with_all = ["reason", "id"])]
     #[arg(required_unless_present_any = ["reason", "id"])]
     pub all: bool,
+}
+
+/// The value may hold an equals sign, the field may not.
+fn field_and_value(text: &str) -> Result<FieldValue, String> {
+    match text.split_once('=') {
+        Some((field, value)) if !field.split('.').any(str::is_empty) => {
+            Ok(FieldValue { field: field.to_owned(), value: value.to_owned() })
+        }
+        _ => Err("expected FIELD=VALUE, as in user.email=ann@example.org".to_owned()),
+    }
 }
 
 fn per_cent(text: &str) -> Result<f64, String> {

@@ -15,7 +15,7 @@ use crate::broker::dead_letter_queue::{self, Replayed};
 use crate::broker::{BrokerError, Filter, Letter};
 use crate::cli::{self, Outcome};
 use crate::config;
-use crate::publish::Progress;
+use crate::progress::Progress;
 use crate::retry::Class;
 
 /// Digits of an id in the table: 32 bits, so two among a thousand letters rarely share them.

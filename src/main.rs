@@ -13,6 +13,7 @@ use rollcall::config::setting::{self, SETTINGS};
 use rollcall::config::{Config, ConfigErrors};
 use rollcall::dead_letters::DeadLettersError;
 use rollcall::health::{OpsError, ProbeError};
+use rollcall::manage::NotConfigured;
 use rollcall::projection::ProjectionError;
 use rollcall::publish::PublishError;
 use rollcall::repair::RepairError;
@@ -145,6 +146,7 @@ fn class(error: &(dyn std::error::Error + 'static)) -> Option<Class> {
         .or_else(|| error.downcast_ref().map(ProjectionError::class))
         .or_else(|| error.downcast_ref().map(OpsError::class))
         .or_else(|| error.downcast_ref().map(TelemetryError::class))
+        .or_else(|| error.downcast_ref().map(NotConfigured::class))
         // A set, group or bucket that is not there: the question is wrong.
         .or_else(|| error.downcast_ref().map(|_: &KeyError| Class::Config))
 }

@@ -1,6 +1,13 @@
 //! `rollcall manage`: what a worker must not do, or should not have to.
 
+pub mod forget;
+pub mod index;
 mod repair;
+pub mod retention;
+pub mod status;
+mod upkeep;
+
+pub use upkeep::NotConfigured;
 
 use std::convert::Infallible;
 use std::time::Duration;

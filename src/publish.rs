@@ -6,7 +6,6 @@
 
 mod feed;
 mod pace;
-
 mod summary;
 
 use std::collections::VecDeque;
@@ -19,12 +18,12 @@ use time::OffsetDateTime;
 use crate::broker::{BrokerError, Outgoing, Publisher};
 use crate::cli::{self, Outcome};
 use crate::config;
+use crate::progress::Progress;
 use crate::retry::{Backoff, Class};
 use crate::sample::{Plan, Samples};
 use crate::shutdown::Shutdown;
 use crate::telemetry::chain;
 
-pub use crate::progress::Progress;
 use feed::{Feed, Packed, Tally};
 use pace::Pace;
 use summary::Summary;

@@ -11,6 +11,7 @@ mod fields;
 mod grammar;
 #[cfg(any(test, fuzzing))]
 pub mod laws;
+mod source;
 
 use std::time::Duration;
 
@@ -18,8 +19,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub use additions::{Addition, Additions, Fault};
-pub use encode::encode;
+pub use encode::{decode, encode};
 pub use fields::{Captured, Fields, ROOT, Scalar};
+pub use source::{Place, Source};
 
 /// Every set that is kept, and what their keys and fields are.
 #[derive(Clone, Debug)]
@@ -139,9 +141,22 @@ impl Sets {
     pub fn fields(&self) -> &Fields {
         &self.fields
     }
+
+    /// The fields of a set, those of its group first.
+    pub fn paths<'a>(&'a self, set: &'a Set) -> impl Iterator<Item = &'a str> {
+        set.group.iter().chain(&set.member).map(|slot| self.fields.path(*slot))
+    }
 }
 
 impl Set {
+    /// What it is made from, whatever it is called and however it is kept: the definition without
+    /// its name and `~`, as in `username@state+city`. What was folded for one set counts for every
+    /// other that is made from the same.
+    pub fn source(&self) -> &str {
+        let text = self.text.split_once('=').map_or("", |(_, rest)| rest);
+        text.strip_suffix('~').unwrap_or(text)
+    }
+
     /// The key of one set: `<prefix>:<name>[:<bucket>][:<group>]`.
     pub fn key(&self, bucket: Option<&str>, group: &[String]) -> Result<String, KeyError> {
         let set = || self.name.clone();
@@ -198,13 +213,6 @@ impl Set {
             return Err(KeyError::Member { set, member, want: self.member_fields, got });
         }
         Ok(written.to_owned())
-    }
-
-    /// What the set is made from: the definition without its name and `~`. Sets of one source have
-    /// the same members.
-    pub fn source(&self) -> &str {
-        let (_, source) = self.text.split_once('=').unwrap_or(("", &self.text));
-        source.strip_suffix('~').unwrap_or(source)
     }
 
     /// As [`Set::expires_at`], for the bucket that a key's suffix begins with. `None` where the

@@ -341,19 +341,8 @@ impl Projection {
         Ok(has)
     }
 
-    /// Members out of an exact set. How many were there.
-    pub async fn remove(&self, key: &str, members: &[String]) -> Result<u64, ProjectionError> {
-        let mut removed = 0;
-        for members in members.chunks(1_000) {
-            let mut args = vec![Value::from(key)];
-            args.extend(members.iter().map(|member| Value::from(member.as_str())));
-            removed += self.one("SREM", key, args).await?.as_u64().unwrap_or_default();
-        }
-        Ok(removed)
-    }
-
     /// How many members an exact set has.
-    pub async fn size(&self, key: &str) -> Result<u64, ProjectionError> {
+    pub async fn members_of(&self, key: &str) -> Result<u64, ProjectionError> {
         let reply = self.one("SCARD", key, vec![key.into()]).await?;
         reply.as_u64().ok_or(ProjectionError::Reply { command: "SCARD", expected: "a number" })
     }

@@ -5,13 +5,17 @@
 //! the one connection, `settings` says how. Nothing here decides when to write or whether to try
 //! again: that is `ingest`'s. No key is built here either: `sets` hands over finished keys.
 //!
-//! Never: remove a member, log a member or the URL, claim in `<prefix>:meta` what was not applied.
+//! `remove` takes out what Postgres no longer supports, when it is told to.
+//!
+//! Never: log a member or the URL, claim in `<prefix>:meta` what was not applied.
 
 mod build;
 mod client;
 mod error;
 mod marker;
+mod overview;
 mod read;
+mod remove;
 mod scan;
 mod settings;
 mod watermark;
@@ -21,6 +25,7 @@ pub use build::{Build, Found};
 pub use client::Projection;
 pub use error::ProjectionError;
 pub use marker::{Begun, Eviction, Meta, ServerInfo, State};
+pub use overview::Size;
 pub use read::{Answer, Keys, Page, escape_glob};
 pub use scan::KeyScan;
 pub use watermark::{SERVER, Sighting, Tick};

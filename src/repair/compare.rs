@@ -170,7 +170,8 @@ impl Pair<'_> {
         seen.missing.extend(missing);
         // All of it is there: is there room for anything else?
         if complete
-            && self.projection.size(self.key).await? == self.projection.size(&self.made).await?
+            && self.projection.members_of(self.key).await?
+                == self.projection.members_of(&self.made).await?
         {
             return Ok(());
         }

@@ -197,7 +197,7 @@ impl Repairer<'_> {
         let projection = self.projection();
         let estimate = projection.estimate(&[key]).await?;
         let with = projection.estimate(&[key, &build.estimate_key(key)]).await?;
-        let exact = projection.size(&build.key(key)).await?;
+        let exact = projection.members_of(&build.key(key)).await?;
         let mut one = Estimate { key: key.to_owned(), estimate, exact, drifted: false };
         one.drifted = with > estimate || one.error_percent() > ESTIMATE_OFF_MAX * 100.0;
         Ok(one)
@@ -255,6 +255,7 @@ impl Repairer<'_> {
             self.lock.held().await?;
         }
         for (key, members) in by_key(&seen.phantom) {
+            let members: Vec<&str> = members.iter().map(String::as_str).collect();
             projection.remove(key, &members).await?;
         }
         for key in &anew {

@@ -1,4 +1,4 @@
-//! The encoding of one component of a key or member.
+//! The encoding of one component of a key or member, and the way back.
 
 /// Appends `component`, with `%`, `:`, `{`, `}`, bytes below 0x20 and 0x7f as `%` and two
 /// upper-case hex digits. Injective, and no output holds a separator or a cluster hash tag.
@@ -17,4 +17,46 @@ pub fn encode(component: &str, out: &mut String) {
         clean_from = at + 1;
     }
     out.push_str(&component[clean_from..]);
+}
+
+/// The component that was encoded as `text`; a text that no component is encoded as stays as it is
+/// where it differs.
+pub fn decode(text: &str) -> String {
+    let mut decoded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((clean, coded)) = rest.split_once('%') {
+        decoded.push_str(clean);
+        let byte = coded.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte {
+            // All that is encoded is ASCII.
+            Some(byte) if byte.is_ascii() => {
+                decoded.push(char::from(byte));
+                rest = &coded[2..];
+            }
+            _ => {
+                decoded.push('%');
+                rest = coded;
+            }
+        }
+    }
+    decoded.push_str(rest);
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_comes_back_as_it_went() {
+        let all: String = (0..=0x7fu8).map(char::from).collect();
+        for component in ["", "a:b", "100%", "%3A", "{tag}", "Åre\n", all.as_str()] {
+            let mut text = String::new();
+            encode(component, &mut text);
+            assert_eq!(decode(&text), component);
+        }
+        for odd in ["%", "%4", "%zz", "%C3"] {
+            assert_eq!(decode(odd), odd);
+        }
+    }
 }

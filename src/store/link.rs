@@ -124,6 +124,11 @@ impl Link {
         Ok(count)
     }
 
+    /// What each statement may take.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Gives the statements to come another limit: for the few that may take longer.
     pub async fn allow(&mut self, limit: Duration) -> Result<(), StoreError> {
         self.run("set the statement's limit", async |conn| {

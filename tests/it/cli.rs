@@ -4,13 +4,17 @@ use serde_json::{Value, json};
 
 use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, Worker, names, seed};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 22] = [
     "",
     "worker",
     "manage",
     "manage migrate",
     "manage topology",
     "manage partitions",
+    "manage index",
+    "manage retention",
+    "manage forget",
+    "manage status",
     "publish",
     "read",
     "read count",

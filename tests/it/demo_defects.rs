@@ -35,13 +35,13 @@ async fn a_member_that_is_written_during_a_rebuild_is_kept() {
     let mut oracle = rig.oracle();
     let worker = rig.warm_worker(&mut oracle, &mut producer).await;
     for round in 0..5 {
-        let rebuild = rig.start(&["manage", "rebuild"]);
+        let rebuild = rig.begin(&["manage", "rebuild"]);
         let events: Vec<_> = (0..100)
             .map(|n| producer.event_with(json!({"username": format!("during-{round}-{n}")})))
             .collect();
         oracle.all_good(&events);
         rig.publish_events(&events).await;
-        assert_eq!(rebuild.wait(LONG).await, Some(0));
+        rebuild.end().await.expect(0);
     }
     rig.finish(&oracle, vec![worker]).await;
 }

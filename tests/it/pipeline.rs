@@ -70,7 +70,7 @@ fn traffic(producer: &mut Producer, oracle: &mut Oracle, count: usize) -> Vec<Me
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_workers_agree_with_the_oracle() {
-    let rig = Rig::new(SETS).await;
+    let rig = Rig::with_roles(SETS).await;
     let mut oracle = rig.oracle();
     let mut producer = Producer::new(seed());
     let messages = traffic(&mut producer, &mut oracle, events_wanted());
@@ -128,7 +128,7 @@ async fn opposite_orders_do_not_deadlock() {
 /// Workers are killed in the middle of it, again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_workers_lose_nothing() {
-    let mut rig = Rig::new(SETS).await;
+    let mut rig = Rig::with_roles(SETS).await;
     rig.set(names::BATCH_EVENTS_MAX, "100");
     let mut oracle = rig.oracle();
     oracle.dead_may_repeat = true;

@@ -65,7 +65,7 @@ async fn verify_names_exactly_what_differs_and_repair_mends_it_with_ingest_runni
     let key = |set: &str| format!("{}:{set}", rig.prefix());
     let worker = rig.worker().await;
     let load = ["publish", "--rate", "500", "--count", "10000000", "--events-per-message", "10"];
-    let load = rig.start(&load);
+    let load = rig.begin(&load);
 
     rig.cli(&["manage", "verify"]).await.expect(0);
     let [missing, phantom] = drift(&mut redis, &key("users"), &mut Rng(seed), users).await;

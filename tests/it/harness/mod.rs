@@ -4,6 +4,7 @@
 mod amqp;
 mod fleet;
 mod http;
+mod kept;
 mod laws;
 mod message;
 pub mod names;
@@ -29,8 +30,7 @@ pub use fleet::Fleet;
 pub use message::Message;
 pub use oracle::Oracle;
 pub use pg::Pg;
-pub use process::Worker;
-
+pub use process::{Run, Running, Worker};
 pub use producer::{Producer, Rng, seed};
 pub use proxy::{Ending, Flow, Proxy, Way};
 pub use publisher::Publisher;

@@ -11,6 +11,8 @@ use serde_json::Value;
 #[derive(Clone, Debug)]
 struct Definition {
     name: String,
+    /// What it is made from: without the name and `~`.
+    source: String,
     member: Vec<String>,
     group: Vec<String>,
     window: Option<String>,
@@ -92,6 +94,31 @@ impl Oracle {
         }
     }
 
+    /// A member that is kept of an event which is gone.
+    pub fn retired(&mut self, source: &str, suffix: &str, member: &str) {
+        for set in self.definitions.iter().filter(|set| set.source == source) {
+            let key = format!("{}:{}{suffix}", self.prefix, set.name);
+            let keys = if set.estimated { &mut self.estimated } else { &mut self.exact };
+            keys.entry(key).or_default().insert(member.to_owned());
+        }
+    }
+
+    /// Every member, as `source|suffix|member`.
+    pub fn by_source(&self) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
+        for set in &self.definitions {
+            let base = format!("{}:{}", self.prefix, set.name);
+            for (key, members) in self.exact.iter().chain(&self.estimated) {
+                let Some(suffix) = key.strip_prefix(&base) else { continue };
+                if suffix.is_empty() || suffix.starts_with(':') {
+                    let line = |member| format!("{}|{suffix}|{member}", set.source);
+                    all.extend(members.iter().map(line));
+                }
+            }
+        }
+        all
+    }
+
     /// The members of one exact set of ours, by the key without the prefix.
     pub fn members(&self, set: &str) -> Vec<String> {
         let key = format!("{}:{set}", self.prefix);
@@ -103,6 +130,7 @@ fn definition(text: &str) -> Definition {
     let (name, rest) = text.split_once('=').expect("name=…");
     let estimated = rest.ends_with('~');
     let rest = rest.trim_end_matches('~');
+    let source = rest.to_owned();
     let (rest, window) = match rest.split_once('/') {
         Some((rest, window)) => (rest, Some(window.to_owned())),
         None => (rest, None),
@@ -113,6 +141,7 @@ fn definition(text: &str) -> Definition {
     };
     Definition {
         name: name.to_owned(),
+        source,
         member: fields(member),
         group: fields(group),
         window,

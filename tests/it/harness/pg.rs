@@ -17,6 +17,16 @@ impl Pg {
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
+    /// The SQLSTATE, where the server refuses it.
+    pub async fn refusal(&mut self, sql: &str) -> Option<String> {
+        let ran = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.0).await;
+        match ran {
+            Ok(_) => None,
+            Err(sqlx::Error::Database(error)) => error.code().map(Into::into),
+            Err(error) => panic!("{sql}: {error}"),
+        }
+    }
+
     pub async fn try_int(&mut self, sql: &str) -> Result<i64, String> {
         let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut self.0).await;
         row.and_then(|row| row.try_get(0)).map_err(|error| format!("{sql}: {error}"))
@@ -55,6 +65,13 @@ impl Pg {
         .fetch_all(&mut self.0)
         .await
         .expect("the table can be read")
+    }
+
+    pub async fn three_texts(&mut self, sql: &str) -> Vec<(String, Option<String>, String)> {
+        sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_all(&mut self.0)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
     /// Has every insert take up to this long, at random: a disk that others use as well. Work is

@@ -210,72 +210,69 @@ impl Run {
 
 /// Runs a command to its end.
 pub async fn run(dir: &Path, args: &[&str], env: &Env, stdin: &[u8]) -> Run {
-    let stdin_path = fresh_path(dir, "stdin");
-    let (out_path, err_path) = (fresh_path(dir, "stdout"), fresh_path(dir, "stderr"));
-    fs::write(&stdin_path, stdin).expect("the test's folder can be written");
-    let mut child = command(args, env)
-        .stdin(File::open(&stdin_path).expect("just written"))
-        .stdout(File::create(&out_path).expect("the test's folder can be written"))
-        .stderr(File::create(&err_path).expect("the test's folder can be written"))
-        .spawn()
-        .expect("the binary runs");
-    let patience = Patience::new(LONG, "a command to end");
-    let ended = loop {
-        match child.try_wait().expect("a child can be asked") {
-            Some(status) => break Some(status),
-            None if patience.is_over() => break None,
-            None => patience.wait("it runs").await,
-        }
-    };
-    let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-    let (stdout, stderr) = (read(&out_path), read(&err_path));
-    let Some(status) = ended else {
-        let _ = child.kill();
-        let _ = child.wait();
-        panic!("rollcall {args:?} did not end in {LONG:?}\n{stdout}{stderr}");
-    };
-    Run { code: status.code(), stdout, stderr }
+    Running::start(dir, args, env, stdin).end().await
 }
 
-/// A command that runs beside the test; killed when dropped.
+/// A command under way.
 pub struct Running {
     child: Child,
+    out: PathBuf,
+    err: PathBuf,
     args: String,
 }
 
 impl Running {
-    pub fn start(args: &[&str], env: &Env) -> Running {
+    pub fn start(dir: &Path, args: &[&str], env: &Env, stdin: &[u8]) -> Running {
+        let stdin_path = fresh_path(dir, "stdin");
+        let (out, err) = (fresh_path(dir, "stdout"), fresh_path(dir, "stderr"));
+        fs::write(&stdin_path, stdin).expect("the test's folder can be written");
         let child = command(args, env)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdin(File::open(&stdin_path).expect("just written"))
+            .stdout(File::create(&out).expect("the test's folder can be written"))
+            .stderr(File::create(&err).expect("the test's folder can be written"))
             .spawn()
             .expect("the binary runs");
-        Running { child, args: args.join(" ") }
+        Running { child, out, err, args: format!("{args:?}") }
     }
 
-    /// SIGKILL. Whether it was still running.
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<Run> {
+        let status = self.child.try_wait().expect("a child can be asked")?;
+        let (stdout, stderr) = self.said();
+        Some(Run { code: status.code(), stdout, stderr })
+    }
+
+    pub async fn end(mut self) -> Run {
+        let patience = Patience::new(LONG, "a command to end");
+        loop {
+            if let Some(run) = self.ended() {
+                return run;
+            }
+            if patience.is_over() {
+                let (stdout, stderr) = self.said();
+                panic!("rollcall {} did not end in {LONG:?}\n{stdout}{stderr}", self.args);
+            }
+            patience.wait("it runs").await;
+        }
+    }
+
+    /// SIGKILL. Whether it still ran.
     pub fn kill(mut self) -> bool {
-        let ran = matches!(self.child.try_wait(), Ok(None));
+        let ran = self.child.try_wait().expect("a child can be asked").is_none();
         let _ = self.child.kill();
         let _ = self.child.wait();
         ran
     }
 
-    /// Its exit code, waited for.
-    pub async fn wait(mut self, deadline: Duration) -> Option<i32> {
-        let patience = Patience::new(deadline, "a command to end");
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be asked") {
-                return status.code();
-            }
-            patience.wait(&format!("rollcall {} runs", self.args)).await;
-        }
+    fn said(&self) -> (String, String) {
+        let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        (read(&self.out), read(&self.err))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Fails only for a child that has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -25,6 +25,10 @@ pub struct Rig {
     servers: Home,
     dir: PathBuf,
     pub env: Env,
+    /// The test's own way into Postgres, which may do all.
+    admin_url: String,
+    /// How a worker logs in, where it is another than the rest.
+    worker_url: Option<String>,
 }
 
 enum Home {
@@ -44,6 +48,53 @@ impl Rig {
     pub async fn bare(sets: &str) -> Rig {
         let servers = tokio::task::spawn_blocking(servers::shared).await.expect("servers start");
         Rig::make(Home::Shared(servers), sets).await
+    }
+
+    /// The same, where each role has no more rights in Postgres than `deploy/postgres` gives it:
+    /// commands run as the manager, workers as the worker.
+    pub async fn with_roles(sets: &str) -> Rig {
+        Rig::with_roles_and(sets, &[]).await
+    }
+
+    /// And with these settings from the start.
+    pub async fn with_roles_and(sets: &str, settings: &[(&str, &str)]) -> Rig {
+        let mut rig = Rig::bare(sets).await;
+        for (name, value) in settings {
+            rig.set(name, value);
+        }
+        rig.grant();
+        let manager = rig.role_url("manager");
+        rig.set("DATABASE_URL", &manager);
+        rig.worker_url = Some(rig.role_url("worker"));
+        rig.prepare().await;
+        // Again, on what the migrations have made.
+        rig.grant();
+        rig
+    }
+
+    /// Runs the SQL that is shipped, as an administrator would.
+    pub fn grant(&self) {
+        let mut psql = std::process::Command::new("psql");
+        psql.args(["-qX", self.admin_url.as_str()]);
+        for role in ["manager", "worker", "reader"] {
+            psql.args(["-v", &format!("{role}={}", self.role(role))]);
+            psql.args(["-v", &format!("{role}_password={role}")]);
+        }
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/postgres/roles.sql");
+        let ran = psql.args(["-f", file]).output().expect("psql runs");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success() && said.is_empty(), "roles.sql: {said}");
+    }
+
+    /// A role's name: one of this test's own, as roles are the whole server's.
+    pub fn role(&self, role: &str) -> String {
+        format!("{}_{role}", self.prefix())
+    }
+
+    /// How a role logs in.
+    pub fn role_url(&self, role: &str) -> String {
+        let (_, place) = self.admin_url.rsplit_once('@').expect("a url with a login");
+        format!("postgres://{}:{role}@{place}", self.role(role))
     }
 
     /// A world on servers that this test alone has, to break as it likes.
@@ -76,8 +127,9 @@ impl Rig {
             (names::OPS_ADDR, "127.0.0.1:0".to_owned()),
             (names::LOG_FORMAT, "json".to_owned()),
         ];
-        let env = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        Rig { servers, dir, env }
+        let env: Env = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let admin_url = env["DATABASE_URL"].clone();
+        Rig { servers, dir, env, admin_url, worker_url: None }
     }
 
     async fn prepare(&self) {
@@ -114,7 +166,7 @@ impl Rig {
     }
 
     pub async fn worker(&self) -> Worker {
-        let worker = Worker::start(&self.dir, &self.env).await;
+        let worker = self.worker_unready().await;
         worker.wait_ready().await;
         worker
     }
@@ -132,16 +184,29 @@ impl Rig {
 
     /// A worker that need not become ready.
     pub async fn worker_unready(&self) -> Worker {
-        Worker::start(&self.dir, &self.env).await
+        let mut env = self.env.clone();
+        if let Some(url) = &self.worker_url {
+            env.insert("DATABASE_URL".to_owned(), url.clone());
+        }
+        Worker::start(&self.dir, &env).await
     }
 
     pub async fn cli(&self, args: &[&str]) -> Run {
         process::run(&self.dir, args, &self.env, b"").await
     }
 
-    /// A command beside the test.
-    pub fn start(&self, args: &[&str]) -> Running {
-        Running::start(args, &self.env)
+    /// A command that the test goes on beside.
+    pub fn begin(&self, args: &[&str]) -> Running {
+        Running::start(&self.dir, args, &self.env, b"")
+    }
+
+    /// Runs it until it need not be tried later: the server may still be at what a killed one began.
+    pub async fn cli_at_last(&self, args: &[&str]) -> Run {
+        eventually(LONG, "a command to get its turn", async || match self.cli(args).await {
+            run if run.code == Some(75) => Err(run.stderr),
+            run => Ok(run),
+        })
+        .await
     }
 
     pub async fn cli_with_stdin(&self, args: &[&str], stdin: &[u8]) -> Run {
@@ -183,7 +248,7 @@ impl Rig {
     }
 
     pub async fn try_pg(&self) -> Result<Pg, String> {
-        Pg::connect(self.var("DATABASE_URL")).await
+        Pg::connect(&self.admin_url).await
     }
 
     pub async fn redis(&self) -> Redis {

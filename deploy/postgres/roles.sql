@@ -1,0 +1,104 @@
+-- Who may do what in Rollcall's database. Run it with psql, as a superuser:
+--
+--   psql "$ADMIN_URL" -v ON_ERROR_STOP=1 -v manager_password=… -v worker_password=… \
+--        -v reader_password=… -f roles.sql
+--
+-- before the first `rollcall manage migrate`, which the manager runs, and again after each one that
+-- applied a migration: it grants on what is there. Any number of times; each run sets the rights to
+-- just what is written here. Other names: -v manager=… -v worker=… -v reader=… -v schema=…. A role
+-- that has no password in the command line keeps the one it has.
+--
+--   manager   owns the tables and runs every `rollcall manage …`
+--   worker    stores events and keeps note of what Redis lacks; deletes and changes no event
+--   reader    reads: a rebuild from a replica, and people
+--
+-- Lock: none that a worker waits for; GRANT writes catalogs alone. Once, where another role has made
+--       the tables, ACCESS EXCLUSIVE for a moment, to give them to the manager.
+
+\set ON_ERROR_STOP 1
+\if :{?manager} \else \set manager rollcall_manager \endif
+\if :{?worker}  \else \set worker  rollcall_worker  \endif
+\if :{?reader}  \else \set reader  rollcall_reader  \endif
+\if :{?schema}  \else \set schema  public           \endif
+
+SET client_min_messages = warning;
+
+-- Passwords must not end up in the server's log, whatever it logs.
+SET log_statement = 'none';
+SET log_min_duration_statement = -1;
+
+SELECT format('CREATE ROLE %I LOGIN', role)
+  FROM unnest(ARRAY[:'manager', :'worker', :'reader']) AS role
+ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) \gexec
+
+\if :{?manager_password}
+ALTER ROLE :"manager" PASSWORD :'manager_password';
+\endif
+\if :{?worker_password}
+ALTER ROLE :"worker" PASSWORD :'worker_password';
+\endif
+\if :{?reader_password}
+ALTER ROLE :"reader" PASSWORD :'reader_password';
+\endif
+
+-- One transaction from here on: a worker that runs meanwhile never misses a right.
+BEGIN;
+SET LOCAL lock_timeout = '5s';
+
+-- Nobody makes tables here but the manager. (Before Postgres 15 everybody may.)
+REVOKE CREATE ON SCHEMA :"schema" FROM PUBLIC;
+REVOKE ALL ON SCHEMA :"schema" FROM :"worker", :"reader";
+GRANT USAGE ON SCHEMA :"schema" TO :"worker", :"reader";
+GRANT USAGE, CREATE ON SCHEMA :"schema" TO :"manager";
+SELECT format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), :'manager'),
+       format('GRANT CONNECT ON DATABASE %I TO %I, %I', current_database(), :'worker', :'reader'),
+       format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()) \gexec
+
+-- Which history a mark belongs to. PUBLIC has these unless somebody took them away.
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', function, role)
+  FROM unnest(ARRAY['pg_catalog.pg_control_system()', 'pg_catalog.pg_walfile_name(pg_lsn)',
+                    'pg_catalog.pg_current_wal_insert_lsn()']) AS function,
+       unnest(ARRAY[:'manager', :'worker', :'reader']) AS role
+ WHERE NOT has_function_privilege(role, function, 'EXECUTE') \gexec
+
+-- A database that another role has migrated: what is Rollcall's becomes the manager's.
+SELECT format('ALTER %s %s OWNER TO %I',
+              CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, c.oid::regclass, :'manager')
+  FROM pg_class c
+ WHERE c.relnamespace = :'schema'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+   AND (c.relname IN ('events', '_sqlx_migrations', 'retired_members')
+        OR starts_with(c.relname::text, 'rollcall_')
+        OR EXISTS (SELECT FROM pg_inherits i JOIN pg_class parent ON parent.oid = i.inhparent
+                    WHERE i.inhrelid = c.oid AND parent.relname = 'events'
+                      AND parent.relnamespace = c.relnamespace))
+   AND pg_get_userbyid(c.relowner) <> :'manager' \gexec
+SELECT format('ALTER FUNCTION %s OWNER TO %I', p.oid::regprocedure, :'manager')
+  FROM pg_proc p
+ WHERE p.pronamespace = :'schema'::regnamespace AND starts_with(p.proname::text, 'rollcall_')
+   AND pg_get_userbyid(p.proowner) <> :'manager' \gexec
+
+-- Back to nothing, then what each needs.
+REVOKE ALL ON ALL TABLES IN SCHEMA :"schema" FROM :"worker", :"reader";
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA :"schema" FROM :"worker", :"reader";
+
+-- SELECT on events tells a duplicate from a conflict, and catches Redis up.
+CREATE TEMP TABLE wanted (who text, rights text, what text) ON COMMIT DROP;
+INSERT INTO wanted VALUES
+    (:'worker', 'SELECT, INSERT',         'events'),
+    (:'worker', 'SELECT',                 '_sqlx_migrations'),
+    (:'worker', 'SELECT',                 'rollcall_partitions'),
+    (:'worker', 'SELECT',                 'retired_members'),
+    (:'worker', 'SELECT, INSERT, UPDATE', 'rollcall_projection');
+SELECT format('GRANT %s ON %s TO %I', rights, c.oid::regclass, who)
+  FROM wanted JOIN pg_class c
+    ON c.relname = what AND c.relnamespace = :'schema'::regnamespace \gexec
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, :'worker')
+  FROM pg_proc p
+ WHERE p.pronamespace = :'schema'::regnamespace AND p.proname = 'rollcall_ensure_partition' \gexec
+
+-- The reader reads partitions by themselves too, and those to come.
+GRANT SELECT ON ALL TABLES IN SCHEMA :"schema" TO :"reader";
+SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I GRANT SELECT ON TABLES TO %I',
+              :'manager', :'schema', :'reader') \gexec
+
+COMMIT;
