@@ -278,7 +278,7 @@ impl Forgetting<'_> {
         let mut kept = forget::retired_among(link, &noted).await?;
         kept.retain(|member| !self.target.is_in(member));
         support.supported(&kept);
-        self.search(link, &mut support, &self.filter.clone().not()).await?;
+        self.search(link, &mut support, &self.filter.clone().negated()).await?;
         for (set, keys) in self.by_key(&support.unsupported()) {
             let members = keys.values().map(|(members, _)| members.len() as u64).sum();
             match set.kind {

@@ -58,7 +58,7 @@ impl Filter {
         self
     }
 
-    pub fn not(self) -> Filter {
+    pub fn negated(self) -> Filter {
         // Of a missing field a comparison says NULL, which is no.
         Filter { sql: format!("({}) IS NOT TRUE", self.sql), ..self }
     }
@@ -232,7 +232,7 @@ mod tests {
     fn parameters_are_numbered_on() {
         let text = |text: &str| Bind::Text(text.to_owned());
         let one = Filter { sql: "a = $1 OR b = $2".to_owned(), binds: vec![text("x"), text("y")] };
-        let both = Filter::since(7).and(&one.clone().not());
+        let both = Filter::since(7).and(&one.clone().negated());
         assert_eq!(both.sql, "(txid >= $1) AND ((a = $2 OR b = $3) IS NOT TRUE)");
         assert_eq!(both.binds.len(), 3);
         let many: Vec<String> = (1..=12).map(|n| format!("${n}")).collect();

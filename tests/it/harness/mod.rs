@@ -30,7 +30,7 @@ pub use fleet::Fleet;
 pub use message::Message;
 pub use oracle::Oracle;
 pub use pg::Pg;
-pub use process::{Run, Running, Worker};
+pub use process::Worker;
 pub use producer::{Producer, Rng, seed};
 pub use proxy::{Ending, Flow, Proxy, Way};
 pub use publisher::Publisher;
