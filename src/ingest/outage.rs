@@ -58,14 +58,16 @@ impl Outage {
     }
 
     /// It answers a look, and says that it is stale if anything was skipped. Batches go to it again;
-    /// where it still takes none, they need not wait anew.
-    pub fn answers(&self) {
+    /// where it still takes none, they need not wait anew. Whether that is news.
+    pub fn answers(&self) -> bool {
         let mut state = self.state();
-        if state.skipping {
+        let skipped = state.skipping;
+        if skipped {
             (state.skipping, state.tried) = (false, true);
         } else if !state.tried {
             state.since = None;
         }
+        skipped
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,7 +88,7 @@ mod tests {
         assert!(!outage.failed(began));
         assert!(!outage.failed(began + HOLD / 2));
         assert!(outage.failed(began + HOLD));
-        outage.answers();
+        assert!(outage.answers());
         assert!(!outage.is_skipping());
         assert!(outage.failed(began + HOLD * 2), "it took nothing: nobody waits anew");
         outage.answers();
@@ -99,7 +101,7 @@ mod tests {
         let (outage, began) = (Outage::new(HOLD), Instant::now());
         for n in 0..10 {
             assert!(!outage.failed(began + HOLD * n));
-            if n % 2 == 0 { outage.over() } else { outage.answers() }
+            if n % 2 == 0 { outage.over() } else { assert!(!outage.answers()) }
         }
     }
 

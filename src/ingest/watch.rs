@@ -61,7 +61,12 @@ async fn look_at_redis(shared: &Shared<Real>) -> Result<(), String> {
         return Err(chain(error));
     }
     match &looked {
-        Ok(()) => shared.outage.answers(),
+        // No lane tried it: nobody else would say so.
+        Ok(()) if shared.outage.answers() => {
+            shared.health.up(Dependency::Redis);
+            tracing::info!("redis answers again and is given batches again");
+        }
+        Ok(()) => {}
         Err(_) => drop(shared.outage.failed(Instant::now())),
     }
     metrics.projection_skipping.set(f64::from(u8::from(shared.outage.is_skipping())));

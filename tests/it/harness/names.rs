@@ -38,6 +38,9 @@ pub const LOG_FORMAT: &str = "ROLLCALL_LOG_FORMAT";
 pub const HEADER_REASON: &str = "reason";
 
 pub const GENERATION_MISSING: &str = "rollcall_generation_missing";
+pub const REDIS_LOSSES: &str = "rollcall_redis_losses_total";
+pub const REDIS_EVICTS: &str = "rollcall_redis_evicts";
+pub const SKIPPED: &str = "rollcall_projection_skipped_events_total";
 pub const DELIVERIES: &str = "rollcall_deliveries_total";
 pub const SETTLEMENTS: &str = "rollcall_settlements_total";
 pub const EVENTS_STORED: &str = "rollcall_events_stored_total";
