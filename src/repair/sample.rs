@@ -62,16 +62,22 @@ impl Repairer<'_> {
         let projection = self.projection();
         let mut gather = Gather::new(&self.sets, &self.context.limits, false);
         let now = OffsetDateTime::now_utc();
-        let mut taken = 0;
+        // Any of the page's with the same chance: at most some 200 fit into one.
+        let (mut events, mut seen) = (Vec::new(), 0);
         let read = self.reader.read(piece, async |event| -> Result<(), StoreError> {
-            if taken < most {
-                gather.event(&event, now);
-                taken += 1;
+            seen += 1;
+            if (events.len() as u64) < most {
+                events.push(event);
+            } else if let Some(place) = events.get_mut(rand::random_range(0..seen)) {
+                *place = event;
             }
             Ok(())
         });
         read.await?;
-        verified.events += taken;
+        for event in &events {
+            gather.event(event, now);
+        }
+        verified.events += events.len() as u64;
         for addition in gather.additions() {
             if addition.kind == Kind::Estimated {
                 continue;
