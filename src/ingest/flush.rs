@@ -4,6 +4,7 @@
 //! run the batch again; a batch that is dropped half-way is delivered again and does the same.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use super::batch::{Batch, Taken};
 use super::hold::{HeldTooLong, Hold};
 use super::lane::LaneError;
+use super::ledger::Ledger;
 use super::servers::{Consumer, Servers, Store};
 use super::supervisor::Shared;
 use crate::broker::{DeadLetter, Incoming, Tokens};
@@ -64,7 +66,7 @@ impl<S: Servers> Writer<S> {
         let Batch { tokens, deliveries, mut events, rejected, arrived, first_seen, .. } = batch;
         let mut condemned: Vec<_> = rejected.into_iter().map(Condemned::rejected).collect();
         fault::point("before_commit");
-        let way = OnItsWay::begin(&self.shared, self.lane);
+        let way = OnItsWay::begin(self.shared.ledger.clone(), self.lane);
         // A crash before the COMMIT: nothing happened, the broker delivers again.
         let stored = self.store(&events, arrived).await?;
         fault::point("after_commit");
@@ -235,29 +237,35 @@ enum Projected {
 }
 
 /// A batch from its COMMIT to Redis, in the ledger. Dropped on the way, it was given up.
-struct OnItsWay<S> {
-    shared: Shared<S>,
+struct OnItsWay {
+    ledger: Arc<Mutex<Ledger>>,
     lane: usize,
 }
 
-impl<S: Servers> OnItsWay<S> {
-    fn begin(shared: &Shared<S>, lane: usize) -> Self {
-        shared.ledger().begin(lane);
-        Self { shared: shared.clone(), lane }
+impl OnItsWay {
+    fn begin(ledger: Arc<Mutex<Ledger>>, lane: usize) -> Self {
+        let way = Self { ledger, lane };
+        way.note(|ledger| ledger.begin(lane));
+        way
     }
 
     fn stored(&self, txid_min: Option<i64>) {
-        self.shared.ledger().stored(self.lane, txid_min);
+        self.note(|ledger| ledger.stored(self.lane, txid_min));
     }
 
     fn done(self) {
-        self.shared.ledger().done(self.lane);
+        self.note(|ledger| ledger.done(self.lane));
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Ledger)) {
+        // Whatever a lane was at when it panicked, its neighbours go on.
+        note(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-impl<S> Drop for OnItsWay<S> {
+impl Drop for OnItsWay {
     fn drop(&mut self) {
-        self.shared.ledger().leave(self.lane, Instant::now());
+        self.note(|ledger| ledger.leave(self.lane, Instant::now()));
     }
 }
 

@@ -10,11 +10,11 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::ledger::{Ledger, Loss};
+use super::ledger::{Ledger, Loss, Verdict};
 use super::servers::Real;
 use super::session::SessionError;
 use crate::projection::{Applied, KeyAdditions, Mark, ProjectionError, Sighting, State};
-use crate::store::{self, Link, Standing, marks};
+use crate::store::{self, Link, Standing, StoreError, marks};
 
 /// What the lanes, the looks and the keeper of one process share.
 pub struct Guard {
@@ -103,8 +103,11 @@ pub async fn register(
     let sight = real.projection.sight().await?;
     let loss = {
         let ledger = guard.ledger();
-        let told = || seen.map(|reason| Loss { bound: ledger.bound(&sight), reason });
-        ledger.judge(&expected, &sight).or_else(told)
+        match ledger.judge(&expected, &sight) {
+            Verdict::Lost(loss) => Some(loss),
+            Verdict::Forgotten => None,
+            Verdict::Whole => seen.map(|reason| Loss { bound: ledger.bound(&sight), reason }),
+        }
     };
     // Where nothing is stored nothing is lost: what is stored from here on is added after it.
     if let Some(loss) = &loss
@@ -115,7 +118,8 @@ pub async fn register(
     let standing = marks::standing(&mut link, &real.prefix).await?;
     let registration = {
         let mut ledger = guard.ledger();
-        ledger.hold_down(standing.catch_up_from, standing.rebuild, Instant::now());
+        let rebuild = standing.rebuild || sight.meta.generation.is_none();
+        ledger.hold_down(standing.catch_up_from, rebuild, Instant::now());
         ledger.registration(xmin, loss.as_ref(), &sight.servers, Instant::now(), unix_secs())
     };
     real.projection.register(&registration.fields).await?;
@@ -162,20 +166,22 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
     let mut link = Link::open(&real.store.url, real.store.timeout).await?;
     let mark = marks::mark(&mut link).await?;
     let standing = marks::standing(&mut link, &real.prefix).await?;
-    guard.ledger().hold_down(standing.catch_up_from, standing.rebuild, Instant::now());
     let expected = guard.ledger().expected();
     let sight = real.projection.sight().await?;
-    let lost = guard.ledger().judge(&expected, &sight).map(|loss| loss.reason);
+    let rebuild = standing.rebuild || sight.meta.generation.is_none();
+    guard.ledger().hold_down(standing.catch_up_from, rebuild, Instant::now());
+    let verdict = guard.ledger().judge(&expected, &sight);
     let advance = guard.ledger().advance(mark.xmin, Instant::now(), unix_secs());
-    match advance {
-        Some(advance) if lost.is_none() => {
+    match (verdict, advance) {
+        (Verdict::Whole, Some(advance)) => {
             let floor = (advance.field.as_str(), advance.floor);
             match real.projection.advance(&advance.tick, floor).await? {
                 true => guard.ledger().advanced(&advance),
                 false => register(real, expected.era, Some("the watermark went back")).await?,
             }
         }
-        _ => register(real, expected.era, lost).await?,
+        (Verdict::Lost(loss), _) => register(real, expected.era, Some(loss.reason)).await?,
+        (Verdict::Whole | Verdict::Forgotten, _) => register(real, expected.era, None).await?,
     }
     look_at_history(real, &mut link, &standing, mark.history, &sight).await?;
     let forgotten = guard.ledger().forgotten(&sight, Instant::now(), unix_secs());
@@ -216,10 +222,23 @@ async fn look_at_history(
 
 /// A key of a set holds another type: whatever is in it, a rebuild puts the set there.
 pub async fn note_wrong_type(real: &Real) -> Result<(), SessionError> {
-    let mut link = Link::open(&real.store.url, real.store.timeout).await?;
-    marks::note_rebuild(&mut link, &real.prefix, "wrong type").await?;
-    link.close().await;
+    note_rebuild_once(real, "wrong type").await?;
     Ok(stale(real).await?)
+}
+
+/// Redis may have evicted members: nobody knows which. Mended when it may no longer.
+pub async fn note_evicting(real: &Real) -> Result<(), StoreError> {
+    note_rebuild_once(real, "redis may evict").await
+}
+
+/// Unless it is noted already: each note begins a rebuild that is under way again.
+async fn note_rebuild_once(real: &Real, reason: &str) -> Result<(), StoreError> {
+    let mut link = Link::open(&real.store.url, real.store.timeout).await?;
+    if !marks::standing(&mut link, &real.prefix).await?.rebuild {
+        marks::note_rebuild(&mut link, &real.prefix, reason).await?;
+    }
+    link.close().await;
+    Ok(())
 }
 
 /// After the last batch, with all settled.

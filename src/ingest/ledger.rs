@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::projection::{SERVER, Sighting, Tick};
+use crate::projection::{SERVER, Sighting, Tick, joined};
 
 /// How long a batch that was given up, and a process that went without a word, count. Its messages
 /// go to the head of the queue and are taken within seconds; who looks must have been up as long.
@@ -85,6 +85,15 @@ pub struct Loss {
     pub reason: &'static str,
 }
 
+/// What a look came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Whole,
+    /// It holds nothing of this process, and was registered with since: to be registered with anew.
+    Forgotten,
+    Lost(Loss),
+}
+
 /// A move of the floor.
 #[derive(Debug)]
 pub struct Advance {
@@ -142,7 +151,7 @@ impl Ledger {
         }
     }
 
-    /// Postgres has noted this as missing, or is to make all anew.
+    /// Postgres has noted this as missing, or all is to be made anew.
     pub fn hold_down(&mut self, missing: Option<i64>, rebuild: bool, now: Instant) {
         let bound = if rebuild { Some(BEGINNING) } else { missing };
         self.left.turn(now);
@@ -173,21 +182,30 @@ impl Ledger {
     }
 
     /// What a look shows, by what was expected before it.
-    pub fn judge(&self, expected: &Expected, sight: &Sighting) -> Option<Loss> {
-        let reason = match &self.registered {
-            None => self.unknown(sight)?,
-            Some(registered) => {
-                let went_back = expected.era == self.era && self.went_back(expected, sight);
-                if went_back || !registered.holds(self.number(sight, "seen")) {
-                    "the watermark went back"
-                } else if !registered.servers.is_subset(&sight.servers) {
-                    "another run or another server"
-                } else {
-                    return None;
-                }
-            }
+    pub fn judge(&self, expected: &Expected, sight: &Sighting) -> Verdict {
+        let lost = |reason| Verdict::Lost(Loss { bound: self.bound(sight), reason });
+        let Some(registered) = &self.registered else {
+            return self.unknown(sight).map_or(Verdict::Whole, lost);
         };
-        Some(Loss { bound: self.bound(sight), reason })
+        let seen = self.number(sight, "seen");
+        if !registered.servers.is_subset(&sight.servers) {
+            return lost("another run or another server");
+        }
+        if seen.is_none() && self.handled(sight) {
+            return Verdict::Forgotten;
+        }
+        let went_back = expected.era == self.era && self.went_back(expected, sight);
+        match went_back || !registered.holds(seen) {
+            true => lost("the watermark went back"),
+            false => Verdict::Whole,
+        }
+    }
+
+    /// The same run was emptied, or somebody took us for dead. Whoever registered first after that
+    /// noted it for all before, or the generation is missing, which says as much.
+    fn handled(&self, sight: &Sighting) -> bool {
+        let names = sight.watermark.get(SERVER);
+        names.is_some_and(|names| *names == joined(&sight.servers)) && !sight.servers.is_empty()
     }
 
     fn went_back(&self, expected: &Expected, sight: &Sighting) -> bool {
@@ -210,7 +228,8 @@ impl Ledger {
 
     /// The lowest that anything lost can be. `None` where it cannot be told.
     pub fn bound(&self, sight: &Sighting) -> Option<i64> {
-        if sight.clustered || sight.watermark.is_empty() {
+        // Somebody's floor is always there, but where all was emptied.
+        if sight.clustered || floors(sight).next().is_none() {
             return None;
         }
         let own = self.registered.as_ref().map(|registered| match self.number(sight, "floor") {
@@ -262,11 +281,10 @@ impl Ledger {
         let ahead = self.low(xmin, now);
         let floor = loss.and_then(|loss| loss.bound).map_or(ahead, |bound| bound.min(ahead));
         let seen = self.registered.as_ref().map_or(0, |last| last.seen + 1).max(unix_secs);
-        let names: Vec<&str> = servers.iter().map(String::as_str).collect();
         let fields = vec![
             (self.field("seen"), seen.to_string()),
             (self.field("floor"), floor.to_string()),
-            (SERVER.to_owned(), names.join(",")),
+            (SERVER.to_owned(), joined(servers)),
         ];
         let servers = servers.clone();
         let registered = Registered { servers, first: floor, floor, ahead, seen, trying: None };

@@ -4,7 +4,7 @@
 //! said once, and never ends the process.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -40,11 +40,6 @@ pub struct Shared<S> {
 }
 
 impl<S> Shared<S> {
-    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // Whatever a lane was at when it panicked, its neighbours go on.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What a decoder needs to know.
     pub fn rules(&self, now: OffsetDateTime) -> Rules<'_> {
         Rules { sets: &self.config.sets, limits: &self.config.limits, now }

@@ -81,6 +81,8 @@ async fn examine(shared: &Shared<Real>) -> Result<(), ProjectionError> {
     if evicts {
         // Whether it could be told changes nothing of what is to be said.
         let _ = timeout(TELL_MAX, real.projection.set_state(State::Stale)).await;
+        // Said again with the next look where Postgres is away.
+        let _ = timeout(ANSWER_MAX, guard::note_evicting(real)).await;
     }
     kept?;
     real.projection.probe().await?;

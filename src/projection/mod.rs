@@ -28,5 +28,5 @@ pub use marker::{Begun, Eviction, Meta, ServerInfo, State};
 pub use overview::Size;
 pub use read::{Answer, Keys, Page, escape_glob};
 pub use scan::KeyScan;
-pub use watermark::{SERVER, Sighting, Tick};
+pub use watermark::{SERVER, Sighting, Tick, joined};
 pub use write::{Applied, KeyAdditions, Mark};

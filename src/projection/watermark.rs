@@ -60,6 +60,11 @@ pub struct Sighting {
     pub meta: Meta,
 }
 
+/// As the watermark keeps them.
+pub fn joined(servers: &BTreeSet<String>) -> String {
+    servers.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+}
+
 impl Projection {
     pub async fn sight(&self) -> Result<Sighting, ProjectionError> {
         // Who it is before what it holds: the other way round a server that took over in between
@@ -97,6 +102,16 @@ impl Projection {
             args.extend([Value::from(field.as_str()), Value::from(value.as_str())]);
         }
         self.one("HSET", wm_key, args).await.map(drop)
+    }
+
+    /// Says which servers hold the sets that are about to get a generation, where nobody said so: sets
+    /// that have one and no watermark would be made anew by the first worker.
+    pub async fn begin_watermark(&self) -> Result<(), ProjectionError> {
+        let sight = self.sight().await?;
+        if sight.watermark.is_empty() {
+            self.register(&[(SERVER.to_owned(), joined(&sight.servers))]).await?;
+        }
+        Ok(())
     }
 
     /// Takes fields out: of a process that ended.
