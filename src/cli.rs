@@ -1,11 +1,15 @@
 //! The command line: every subcommand, option and help text. It only parses; it must never do I/O,
 //! and it names no default that belongs to the configuration.
 
+mod upkeep;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+pub use upkeep::{FieldValue, ForgetArgs, IndexArgs, RetentionArgs};
 
 const EXIT_CODES: &str = "\
 Everything is configured by environment variables: `rollcall settings` lists them all.
@@ -223,48 +227,6 @@ Examples:
     Status(Output),
 }
 
-/// What to erase.
-#[derive(Args, Clone, Debug)]
-pub struct ForgetArgs {
-    /// A dotted path into the event, and the value there, as text
-    #[arg(value_name = "FIELD=VALUE", value_parser = field_and_value)]
-    pub what: FieldValue,
-    /// Say what would go, and leave it
-    #[arg(long)]
-    pub dry_run: bool,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldValue {
-    pub field: String,
-    pub value: String,
-}
-
-/// How to drop partitions.
-#[derive(Args, Clone, Copy, Debug)]
-pub struct RetentionArgs {
-    /// Say what would go, and leave it
-    #[arg(long)]
-    pub dry_run: bool,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-/// Which indexes.
-#[derive(Args, Clone, Debug)]
-pub struct IndexArgs {
-    /// Only for these sets of ROLLCALL_SETS [default: all]
-    #[arg(value_name = "SET")]
-    pub sets: Vec<String>,
-    /// Drop the indexes that no set in ROLLCALL_SETS needs
-    #[arg(long)]
-    pub prune: bool,
-    #[command(flatten)]
-    pub output: Output,
-}
-
 /// One repairer works at a time in the whole fleet.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Turn {
@@ -470,16 +432,6 @@ pub struct Select {
     #[arg(long, conflicts_with_all = ["reason", "id"])]
     #[arg(required_unless_present_any = ["reason", "id"])]
     pub all: bool,
-}
-
-/// The value may hold an equals sign, the field may not.
-fn field_and_value(text: &str) -> Result<FieldValue, String> {
-    match text.split_once('=') {
-        Some((field, value)) if !field.split('.').any(str::is_empty) => {
-            Ok(FieldValue { field: field.to_owned(), value: value.to_owned() })
-        }
-        _ => Err("expected FIELD=VALUE, as in user.email=ann@example.org".to_owned()),
-    }
 }
 
 fn per_cent(text: &str) -> Result<f64, String> {

@@ -70,10 +70,7 @@ pub async fn run(config: &Config, args: &ForgetArgs) -> Result<Outcome> {
     }
     // Before anything is deleted: what is noted is not for long then.
     let redis = Projection::connect(config.projection()?, config.sets.prefix()).await?;
-    let Some(mut lock) = upkeep::lock(store).await? else {
-        redis.close().await;
-        return Ok(Outcome::TryLater);
-    };
+    let mut lock = upkeep::lock(store, args.turn).await?;
     let answer = run.forget(lock.link(), &redis).await;
     lock.release().await;
     redis.close().await;

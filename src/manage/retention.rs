@@ -32,9 +32,7 @@ pub async fn run(config: &Config, args: &RetentionArgs) -> Result<Outcome> {
         tell(&rows, 0, args)?;
         return Ok(Outcome::Done);
     }
-    let Some(mut lock) = upkeep::lock(store).await? else {
-        return Ok(Outcome::TryLater);
-    };
+    let mut lock = upkeep::lock(store, args.turn).await?;
     let result = retire_all(lock.link(), config, &old, now).await;
     lock.release().await;
     let (rows, expired) = result?;

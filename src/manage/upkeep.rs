@@ -1,10 +1,13 @@
 //! What the commands that change what is stored have in common.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
-use crate::config;
+use crate::cli::Turn;
 use crate::retry::Class;
 use crate::store::{RepairLock, watch_client};
+use crate::{config, repair};
 
 /// The settings leave nothing to do.
 #[derive(Debug, thiserror::Error)]
@@ -20,15 +23,11 @@ impl NotConfigured {
     }
 }
 
-/// The repairer's lock: no rebuild or verify runs meanwhile. `None`, and it has been said, where
-/// one does. Whoever has it works on its connection, so that with the one the other is gone.
-pub async fn lock(store: &config::Store) -> Result<Option<RepairLock>> {
-    let Some(mut lock) = RepairLock::try_take(store).await? else {
-        eprintln!(
-            "rollcall: another process rebuilds, verifies, retires or erases: try again later"
-        );
-        return Ok(None);
-    };
+/// The repairer's lock: no rebuild or verify runs meanwhile. Whoever has it works on its
+/// connection, so that with the one the other is gone.
+pub async fn lock(store: &config::Store, turn: Turn) -> Result<RepairLock> {
+    let patience = Duration::from_secs(u64::from(turn.wait));
+    let mut lock = repair::lock(store, patience).await?;
     watch_client(lock.link()).await?;
-    Ok(Some(lock))
+    Ok(lock)
 }

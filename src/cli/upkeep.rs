@@ -1,0 +1,61 @@
+//! What the commands that look after the store take.
+
+use clap::Args;
+
+use super::{Output, Turn};
+
+/// Which indexes.
+#[derive(Args, Clone, Debug)]
+pub struct IndexArgs {
+    /// Only for these sets of ROLLCALL_SETS [default: all]
+    #[arg(value_name = "SET")]
+    pub sets: Vec<String>,
+    /// Drop the indexes that no set in ROLLCALL_SETS needs
+    #[arg(long)]
+    pub prune: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What to erase.
+#[derive(Args, Clone, Debug)]
+pub struct ForgetArgs {
+    /// A dotted path into the event, and the value there, as text
+    #[arg(value_name = "FIELD=VALUE", value_parser = field_and_value)]
+    pub what: FieldValue,
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub turn: Turn,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldValue {
+    pub field: String,
+    pub value: String,
+}
+
+/// How to drop partitions.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct RetentionArgs {
+    /// Say what would go, and leave it
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub turn: Turn,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// The value may hold an equals sign, the field may not.
+fn field_and_value(text: &str) -> Result<FieldValue, String> {
+    match text.split_once('=') {
+        Some((field, value)) if !field.split('.').any(str::is_empty) => {
+            Ok(FieldValue { field: field.to_owned(), value: value.to_owned() })
+        }
+        _ => Err("expected FIELD=VALUE, as in user.email=ann@example.org".to_owned()),
+    }
+}
