@@ -17,6 +17,8 @@ mod cuts;
 mod dead_letters;
 mod demo_defects;
 mod drain;
+mod emptied;
+mod failover;
 mod flood;
 mod forget;
 mod frozen;
