@@ -25,6 +25,7 @@ mod frozen;
 mod full_disk;
 mod hold;
 mod index;
+mod lagging_replica;
 mod long_outage;
 mod loss;
 mod memory;

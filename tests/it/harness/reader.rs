@@ -1,6 +1,6 @@
 //! A reader of one set, as the contract wants a reader to be, fifty times a second: the values
-//! first and the generation after them, in one round trip. It keeps what was wrong: a count that
-//! went back, or a *no* for a member that was there, while there was a generation.
+//! first and the generation after them, in one round trip. It keeps what was wrong: a *no* for a
+//! member that was there, or a count that went back, while there was a generation.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,7 +30,10 @@ pub struct Seen {
     pub away: u64,
     /// The most that was ever counted with a generation.
     pub most: i64,
-    pub wrong: Vec<String>,
+    /// Members that were denied, and counts that went back, with a generation. A rebuild may let
+    /// the newest members be absent for a moment, so there only the first is always wrong.
+    pub denied: Vec<String>,
+    pub shrunk: Vec<String>,
     pub generation: Option<String>,
     pub state: Option<String>,
     /// Since `begin`: when a state other than fresh was first read, or another generation.
@@ -152,12 +155,12 @@ impl Seen {
             None => self.unknown += 1,
             Some(generation) => {
                 self.known += 1;
-                if (count < self.most || !lacking.is_empty()) && self.wrong.len() < WRONG_MAX {
-                    self.wrong.push(format!(
-                        "generation {generation}, {state:?}: {count} members, {} had been counted; \
-                         lacking: {lacking:?}",
-                        self.most
-                    ));
+                let said = format!("generation {generation}, {state:?}: {count} members");
+                if !lacking.is_empty() && self.denied.len() < WRONG_MAX {
+                    self.denied.push(format!("{said}, lacking {lacking:?}"));
+                }
+                if count < self.most && self.shrunk.len() < WRONG_MAX {
+                    self.shrunk.push(format!("{said}, {} had been counted", self.most));
                 }
                 self.most = self.most.max(count);
             }
