@@ -3,6 +3,7 @@
 
 mod amqp;
 mod fleet;
+mod growth;
 mod http;
 mod kept;
 mod laws;
@@ -15,6 +16,7 @@ mod producer;
 mod proxy;
 mod proxy_selftest;
 mod publisher;
+mod reader;
 mod redis;
 mod replicas;
 mod replicas_selftest;
@@ -27,14 +29,17 @@ mod witness;
 
 pub use amqp::Amqp;
 pub use fleet::Fleet;
+pub use growth::Growth;
 pub use message::Message;
 pub use oracle::Oracle;
 pub use pg::Pg;
-pub use process::Worker;
+pub use process::{Run, Worker};
 pub use producer::{Producer, Rng, seed};
 pub use proxy::{Ending, Flow, Proxy, Way};
 pub use publisher::Publisher;
+pub use reader::{Reader, Seen};
 pub use redis::{Redis, Reply};
+pub use replicas::{RedisReplicas, Replica};
 pub use rig::{DEFAULT_SETS, Rig};
 pub use servers::{Server, Verb};
 pub use stream::Stream;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,12 +20,16 @@ use super::wait::{LONG, Patience};
 
 /// Messages on their way at once.
 const WINDOW: usize = 500;
+/// How often a publisher with a pace is allowed more.
+const TICK: Duration = Duration::from_millis(20);
 
 pub struct Publisher {
     stream: Stream,
     allowance: watch::Sender<Allowance>,
     confirmed: Arc<AtomicU64>,
     task: JoinHandle<Ledger>,
+    /// Allows more and more.
+    pace: Option<JoinHandle<()>>,
 }
 
 /// How many events may be issued altogether, and whether that is all there will be.
@@ -69,7 +74,22 @@ impl Publisher {
             ledger: Ledger { issued: 0, unconfirmed: BTreeSet::new(), failures: 0 },
             again: VecDeque::new(),
         };
-        Publisher { stream, allowance, confirmed, task: tokio::spawn(work.run()) }
+        Publisher { stream, allowance, confirmed, task: tokio::spawn(work.run()), pace: None }
+    }
+
+    /// From here on it may issue so many more events a second, until it is told to finish.
+    pub fn pace(&mut self, per_second: u64) {
+        let allowance = self.allowance.clone();
+        let before = allowance.borrow().events;
+        self.pace = Some(tokio::spawn(async move {
+            let began = Instant::now();
+            let mut ticks = tokio::time::interval(TICK);
+            loop {
+                ticks.tick().await;
+                let events = before + began.elapsed().as_millis() as u64 * per_second / 1000;
+                allowance.send_modify(|allowed| allowed.events = allowed.events.max(events));
+            }
+        }));
     }
 
     /// Lets it issue up to this many events altogether.
@@ -83,10 +103,11 @@ impl Publisher {
 
     /// Lets it come to its end at this many events, or where it is already, and tells the oracle. All that was issued is then confirmed, so the
     /// oracle's rows are both what must be there and all that may be.
-    pub async fn finish(self, events: u64, oracle: &mut Oracle) -> Published {
+    pub async fn finish(mut self, events: u64, oracle: &mut Oracle) -> Published {
+        self.end_pace();
         self.allow(events);
         self.allowance.send_modify(|allowed| allowed.last = true);
-        let ledger = self.task.await.expect("the publisher gets to its end");
+        let ledger = (&mut self.task).await.expect("the publisher gets to its end");
         assert!(ledger.unconfirmed.is_empty(), "not confirmed: {:?}", ledger.unconfirmed);
         let mut events = 0;
         for number in 0..ledger.issued {
@@ -95,6 +116,18 @@ impl Publisher {
             made.tell(oracle);
         }
         Published { messages: ledger.issued, events, failures: ledger.failures }
+    }
+
+    fn end_pace(&mut self) {
+        if let Some(pace) = self.pace.take() {
+            pace.abort();
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.end_pace();
     }
 }
 

@@ -45,6 +45,22 @@ impl Redis {
         }
     }
 
+    /// Several commands in one round trip.
+    pub async fn ask_all(&mut self, commands: &[&[&str]]) -> Result<Vec<Reply>, String> {
+        let asked = async {
+            let requests: Vec<u8> = commands.iter().flat_map(|one| request(one)).collect();
+            self.0.write_all(&requests).await?;
+            let mut replies = Vec::with_capacity(commands.len());
+            for _ in commands {
+                replies.push(Box::pin(self.read()).await?);
+            }
+            Ok::<_, std::io::Error>(replies)
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(5), asked).await;
+        let replies = asked.map_err(|_| format!("{commands:?}: no answer in 5 s"))?;
+        replies.map_err(|error| format!("{commands:?}: {error}"))
+    }
+
     pub async fn int(&mut self, command: &[&str]) -> i64 {
         match self.ask(command).await.unwrap() {
             Reply::Int(n) => n,
@@ -67,13 +83,7 @@ impl Redis {
     }
 
     async fn exchange(&mut self, command: &[&str]) -> std::io::Result<Reply> {
-        let mut request = format!("*{}\r\n", command.len()).into_bytes();
-        for part in command {
-            request.extend(format!("${}\r\n", part.len()).bytes());
-            request.extend(part.as_bytes());
-            request.extend(b"\r\n");
-        }
-        self.0.write_all(&request).await?;
+        self.0.write_all(&request(command)).await?;
         Box::pin(self.read()).await
     }
 
@@ -107,6 +117,16 @@ impl Redis {
             other => panic!("redis answered with {other:?}"),
         })
     }
+}
+
+fn request(command: &[&str]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", command.len()).into_bytes();
+    for part in command {
+        request.extend(format!("${}\r\n", part.len()).bytes());
+        request.extend(part.as_bytes());
+        request.extend(b"\r\n");
+    }
+    request
 }
 
 impl Reply {
