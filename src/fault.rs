@@ -2,7 +2,8 @@
 //!
 //! `FAULT_POINT=after_commit` aborts at that point, `FAULT_POINT=after_commit:3` at the third pass;
 //! `FAULT_PANIC` takes the same, and panics; `FAULT_POISON=text` aborts on decoding a message that
-//! holds the text.
+//! holds the text. `FAULT_PAUSE=before_swap` with `FAULT_PAUSE_FILE=path` makes `path.reached` there,
+//! once, and goes on when there is `path.go`.
 
 /// The crash points, in the order of effects.
 pub const POINTS: &[&str] = &[
@@ -56,6 +57,25 @@ pub fn poison(body: &[u8]) {
         std::process::abort();
     }
 }
+
+/// Stands still here, if the environment says so, while the test does something beside it.
+#[cfg(feature = "fault-points")]
+pub async fn pause(name: &str) {
+    use std::sync::atomic::AtomicU64;
+    static PAUSES: AtomicU64 = AtomicU64::new(0);
+    if !fires("FAULT_PAUSE", name, &PAUSES) {
+        return;
+    }
+    let Ok(file) = std::env::var("FAULT_PAUSE_FILE") else { return };
+    let reached = std::fs::write(format!("{file}.reached"), "");
+    assert!(reached.is_ok(), "the test's folder can be written");
+    while !std::path::Path::new(&format!("{file}.go")).exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(not(feature = "fault-points"))]
+pub async fn pause(_: &str) {}
 
 #[cfg(not(feature = "fault-points"))]
 pub fn point(_: &str) {}

@@ -89,6 +89,7 @@ impl Repairer<'_> {
         let mut target = Target::Build { build, exact: false };
         let (mark, _) = self.catch_up_from(mark.xmin, &mut target).await?;
         crate::fault::point("before_swap");
+        crate::fault::pause("before_swap").await;
 
         // Durable before the first set is put in place: a crash between that and the last look
         // leaves sets that lack what workers added to the old ones after the last pass.
@@ -109,6 +110,7 @@ impl Repairer<'_> {
         if !stale.is_empty() {
             // No event up to that snapshot has these keys. Taken out, and looked once more: an
             // event stored meanwhile, and added before they were taken out, is added again.
+            crate::fault::pause("before_removal").await;
             self.lock.held().await?;
             rebuilt.keys_removed = stale.len() as u64;
             projection.unlink(stale.into_iter().collect()).await?;

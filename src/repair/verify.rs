@@ -254,6 +254,7 @@ impl Repairer<'_> {
             projection.hold_floor(mark.xmin).await?;
             self.lock.held().await?;
         }
+        crate::fault::pause("before_removal").await;
         for (key, members) in by_key(&seen.phantom) {
             let members: Vec<&str> = members.iter().map(String::as_str).collect();
             projection.remove(key, &members).await?;

@@ -29,6 +29,7 @@ mod lagging_replica;
 mod long_outage;
 mod loss;
 mod memory;
+mod moments;
 mod ops;
 mod partitions;
 mod pipeline;
