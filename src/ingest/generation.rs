@@ -43,6 +43,9 @@ async fn begin(servers: &Real) -> Result<bool, SessionError> {
     if projection.generation().await?.is_some() {
         return Ok(true);
     }
-    projection.set_state(State::Stale).await?;
+    // Whoever mends it says so: that is not written over.
+    if !matches!(projection.meta().await?.state, Some(State::Rebuilding | State::CatchingUp)) {
+        projection.set_state(State::Stale).await?;
+    }
     Ok(false)
 }

@@ -177,6 +177,25 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(status.expect("cp runs").success(), "cp {from:?} {to:?}");
 }
 
+/// Another program's value in the place of a set: all else is added, and the set is put there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_another_type_is_noted_and_made_anew() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let mut pg = record_notes(&rig).await;
+    let mut oracle = rig.oracle();
+    let mut producer = Producer::new(seed());
+    let worker = rig.warm_worker(&mut oracle, &mut producer).await;
+    let (mut redis, users) = (rig.redis().await, format!("{}:users", rig.prefix()));
+    redis.int(&["DEL", &users]).await;
+    redis.ask(&["SET", &users, "of another program"]).await.unwrap();
+    let events = unique(&mut producer, 100);
+    arrives(&rig, &mut oracle, &worker, &events).await;
+    // Before the first ack of it.
+    assert!(pg.int("SELECT count(*) FROM noted WHERE rebuild").await >= 1);
+    mended(&rig, &oracle).await;
+    rig.finish(&oracle, vec![worker]).await;
+}
+
 /// A Redis that may evict is said to be stale, and no worker is ready with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_evicting_policy_is_noticed() {

@@ -2,74 +2,27 @@
 //! with overlapping transactions, and of a repairer; every step of every process in any order. In the
 //! end each acknowledged row's member must be there. One seed is one run.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod process;
+mod redis;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
+use self::process::{Batch, Look, Note, Process};
+use self::redis::{Command, Redis};
 use super::*;
 use crate::ingest::simulation::dice::Dice;
-use crate::projection::Meta;
 
 const SEEDS: u64 = 3_000;
 const STEPS: usize = 400;
 const LANES: u16 = 2;
 
-enum Command {
-    Add(i64),
-    Set(Vec<(String, String)>),
-    Generation,
-    Unset(Vec<String>),
-}
-
-impl Command {
-    fn apply(&self, hash: &mut HashMap<String, String>) {
-        match self {
-            Command::Add(_) | Command::Generation => {}
-            Command::Set(fields) => hash.extend(fields.iter().cloned()),
-            Command::Unset(fields) => fields.iter().for_each(|field| drop(hash.remove(field))),
-        }
-    }
-}
-
-#[derive(Clone)]
-enum Batch {
-    Idle,
-    /// Its rows; the last of them is new and its transaction under way.
-    Inserting(Vec<i64>),
-    /// So many of them have been added.
-    Adding(Vec<i64>, usize),
-}
-
-/// What a process's look is at.
-enum Look {
-    Idle,
-    Asked { xmin: i64, note: Note, expected: Expected },
-    Named { xmin: i64, note: Note, expected: Expected, servers: BTreeSet<String> },
-    Advancing(Advance),
-    Registering { loss: Option<Loss>, sight: Sighting, xmin: i64 },
-}
-
-struct Process {
-    ledger: Ledger,
-    lanes: Vec<Batch>,
-    look: Look,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Note {
-    version: u64,
-    from: Option<i64>,
-    rebuild: bool,
-}
-
 struct World {
     dice: Dice,
     now: Instant,
     secs: u64,
-    log: Vec<Command>,
-    /// What the log comes to.
-    hash: HashMap<String, String>,
-    server: u64,
+    redis: Redis,
     next_txid: i64,
     running: BTreeSet<i64>,
     stored: BTreeSet<i64>,
@@ -92,9 +45,7 @@ impl World {
             dice,
             now: Instant::now(),
             secs: 1_000,
-            log: Vec::new(),
-            hash: HashMap::new(),
-            server: 1,
+            redis: Redis::new(),
             next_txid: 10,
             running: BTreeSet::new(),
             stored: BTreeSet::new(),
@@ -128,38 +79,6 @@ impl World {
         self.running.first().copied().unwrap_or(self.next_txid)
     }
 
-    fn run(&mut self, command: Command) {
-        command.apply(&mut self.hash);
-        self.log.push(command);
-    }
-
-    /// As the script of `projection/watermark` does it.
-    fn moves(&mut self, tick: &Tick, more: Option<(String, String)>) -> bool {
-        if let Some(from) = tick.from {
-            let found = self.hash.get(&tick.field).cloned();
-            if ![Some(from.to_string()), Some(tick.to.to_string())].contains(&found) {
-                return false;
-            }
-        }
-        let fields = [(tick.field.clone(), tick.to.to_string())].into_iter().chain(more);
-        self.run(Command::Set(fields.collect()));
-        true
-    }
-
-    fn sight(&self, servers: BTreeSet<String>) -> Sighting {
-        let generation = self.has_generation().then(|| "g".to_owned());
-        let meta = Meta { generation, ..Meta::default() };
-        Sighting { servers, clustered: false, watermark: self.hash.clone(), meta }
-    }
-
-    fn has_generation(&self) -> bool {
-        self.log.iter().any(|command| matches!(command, Command::Generation))
-    }
-
-    fn servers(&self) -> BTreeSet<String> {
-        [format!("run{}", self.server)].into()
-    }
-
     fn noted(&mut self, bound: Option<i64>) {
         self.note.version += 1;
         match bound {
@@ -179,8 +98,7 @@ impl World {
             65..=84 => self.step_look(at, None),
             85..=92 => self.step_repair(),
             93 if self.dice.permille(100) => {
-                self.log.clear();
-                self.hash.clear();
+                self.redis.empty();
                 self.repair = None;
                 self.count("emptied");
             }
@@ -213,7 +131,7 @@ impl World {
                 Batch::Adding(rows, 0)
             }
             Batch::Adding(rows, added) if added < rows.len() && self.dice.permille(950) => {
-                self.run(Command::Add(rows[added]));
+                self.redis.run(Command::Add(rows[added]));
                 Batch::Adding(rows, added + 1)
             }
             // Redis is away for this one.
@@ -235,7 +153,7 @@ impl World {
             let ledger = &self.processes[at].ledger;
             (ledger.era(), ledger.tick(lane).expect("registered"))
         };
-        if !self.moves(&tick, None) {
+        if !self.redis.moves(&tick, None) {
             self.count("seen by a lane");
             if !matches!(self.processes[at].look, Look::Registering { .. }) {
                 self.step_look(at, Some("moved"));
@@ -252,7 +170,7 @@ impl World {
     /// One step of a look, or where a lane saw a loss the first of its registration.
     fn step_look(&mut self, at: usize, seen: Option<&'static str>) {
         let (now, secs, note) = (self.now, self.secs, self.note);
-        let (servers, xmin) = (self.servers(), self.xmin());
+        let (servers, xmin) = (self.redis.servers(), self.xmin());
         self.secs += 1;
         let look = std::mem::replace(&mut self.processes[at].look, Look::Idle);
         let look = if seen.is_some() { Look::Idle } else { look };
@@ -265,7 +183,7 @@ impl World {
             }
             Look::Asked { xmin, note, expected } => Look::Named { xmin, note, expected, servers },
             Look::Named { xmin, note, expected, servers } => {
-                let sight = self.sight(servers);
+                let sight = self.redis.sight(servers);
                 let rebuild = note.rebuild || sight.meta.generation.is_none();
                 let ledger = &mut self.processes[at].ledger;
                 ledger.hold_down(note.from, rebuild, now);
@@ -274,26 +192,26 @@ impl World {
                     (Some(advance), Verdict::Whole) => Look::Advancing(advance),
                     (_, Verdict::Lost(loss)) => {
                         self.count("seen by a look");
-                        let servers = self.servers();
+                        let servers = self.redis.servers();
                         self.examine(at, xmin, servers, Some(loss.reason))
                     }
                     (_, Verdict::Whole | Verdict::Forgotten) => {
                         self.count("forgotten");
-                        let servers = self.servers();
+                        let servers = self.redis.servers();
                         self.examine(at, xmin, servers, None)
                     }
                 }
             }
             Look::Advancing(advance) => {
                 let floor = (advance.field.clone(), advance.floor.to_string());
-                if self.moves(&advance.tick, Some(floor)) {
+                if self.redis.moves(&advance.tick, Some(floor)) {
                     // Now and then the answer is lost.
                     if self.dice.permille(900) {
                         self.processes[at].ledger.advanced(&advance);
                     }
                     Look::Idle
                 } else {
-                    let servers = self.servers();
+                    let servers = self.redis.servers();
                     self.examine(at, xmin, servers, Some("moved"))
                 }
             }
@@ -303,10 +221,10 @@ impl World {
                 ledger.hold_down(note.from, rebuild && !self.stored.is_empty(), now);
                 let registration =
                     ledger.registration(xmin, loss.as_ref(), &sight.servers, now, secs);
-                self.run(Command::Set(registration.fields.clone()));
+                self.redis.run(Command::Set(registration.fields.clone()));
                 self.processes[at].ledger.registered(registration);
-                if self.stored.is_empty() && !self.has_generation() {
-                    self.run(Command::Generation);
+                if self.stored.is_empty() && !self.redis.has_generation() {
+                    self.redis.run(Command::Generation);
                 }
                 Look::Idle
             }
@@ -321,7 +239,7 @@ impl World {
         servers: BTreeSet<String>,
         seen: Option<&'static str>,
     ) -> Look {
-        let sight = self.sight(servers);
+        let sight = self.redis.sight(servers);
         let ledger = &self.processes[at].ledger;
         let loss = match ledger.judge(&ledger.expected(), &sight) {
             Verdict::Lost(loss) => Some(loss),
@@ -339,7 +257,7 @@ impl World {
     fn step_repair(&mut self) {
         let Some((note, mut rows)) = self.repair.take() else {
             let note = self.note;
-            let from = match note.rebuild || !self.has_generation() {
+            let from = match note.rebuild || !self.redis.has_generation() {
                 true => (!self.stored.is_empty()).then_some(0),
                 false => note.from,
             };
@@ -350,15 +268,15 @@ impl World {
         };
         for _ in 0..3 {
             if let Some(row) = rows.pop() {
-                self.run(Command::Add(row));
+                self.redis.run(Command::Add(row));
             }
         }
         if !rows.is_empty() {
             self.repair = Some((note, rows));
             return;
         }
-        if !self.has_generation() {
-            self.run(Command::Generation);
+        if !self.redis.has_generation() {
+            self.redis.run(Command::Generation);
         }
         if self.note.version == note.version {
             (self.note.from, self.note.rebuild) = (None, false);
@@ -368,16 +286,12 @@ impl World {
 
     /// Another server takes over, with a prefix of the commands; never without the first.
     fn fail_over(&mut self) {
-        if self.log.is_empty() || self.dice.permille(700) {
+        if self.redis.is_empty() || self.dice.permille(700) {
             return;
         }
         let back = self.dice.between(0, 60) as usize;
-        let keep = self.log.len().saturating_sub(back).max(1);
-        self.log.truncate(keep);
-        self.hash.clear();
-        self.log.iter().for_each(|command| command.apply(&mut self.hash));
-        self.server += 1;
-        if !self.has_generation() {
+        self.redis.fail_over(back);
+        if !self.redis.has_generation() {
             // It looks at the end whether it is on the server that it began on.
             self.repair = None;
         }
@@ -396,7 +310,7 @@ impl World {
         if self.processes[at].lanes.iter().all(idle) {
             let fields = self.processes[at].ledger.last_words(self.now);
             if !fields.is_empty() {
-                self.run(Command::Unset(fields));
+                self.redis.run(Command::Unset(fields));
                 self.count("clean end");
             }
             self.processes[at] = self.process();
@@ -446,11 +360,7 @@ impl World {
     }
 
     fn missing(&self) -> Vec<i64> {
-        let added = self.log.iter().filter_map(|command| match command {
-            Command::Add(row) => Some(*row),
-            Command::Set(_) | Command::Unset(_) | Command::Generation => None,
-        });
-        let added: BTreeSet<i64> = added.collect();
+        let added = self.redis.added();
         self.acked.difference(&added).copied().collect()
     }
 }
