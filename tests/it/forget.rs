@@ -146,6 +146,43 @@ async fn assert_rows(rig: &Rig, field: &str, value: &str) {
     }
 }
 
+/// Whether the event that stays says it alone, in an array, or as a number: it supports it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_in_an_array_supports_as_one_alone_does() {
+    let rig = Rig::new("tags=tags").await;
+    let mut producer = Producer::new(seed());
+    let mut oracle = rig.oracle();
+    let worker = rig.worker().await;
+    let (mut doomed, mut staying) = (Vec::new(), Vec::new());
+    let forms = |value: &Value| [value.clone(), json!([value]), json!(["other", value, null])];
+    for (n, going) in forms(&json!(0)).iter().enumerate() {
+        for (m, _) in forms(going).iter().enumerate() {
+            for value in [json!(100 + 10 * n + m), json!(format!("a:b%{n}{m}"))] {
+                let gone = forms(&value)[n].clone();
+                doomed.push(producer.event_with(json!({"tags": gone, "account": 1})));
+                let stays = forms(&value)[m].clone();
+                staying.push(producer.event_with(json!({"tags": stays, "account": 2})));
+            }
+        }
+        doomed.push(producer.event_with(json!({"tags": format!("gone{n}"), "account": 1})));
+    }
+    rig.publish_events(&doomed).await;
+    oracle.all_good(&staying);
+    rig.publish_events(&staying).await;
+    let all = (doomed.len() + staying.len()) as i64;
+    let mut pg = rig.pg().await;
+    eventually(LONG, "all to be stored", async || match pg.events().await? {
+        n if n == all => Ok(()),
+        n => Err(format!("{n} of {all}")),
+    })
+    .await;
+    worker.assert_books_balance().await;
+    worker.terminate().await;
+    let (_, done) = forget(&rig, "account=1").await;
+    assert_eq!(done["members_removed"]["tags"], 3, "{done}");
+    rig.assert_laws(&oracle).await;
+}
+
 /// Killed at any moment, with events coming in that bring the same members again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whenever_it_is_killed_the_next_run_finishes_it() {

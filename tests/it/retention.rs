@@ -74,6 +74,8 @@ async fn old_partitions_go_and_their_members_stay() {
 
     assert_eq!(pg.int(OLD).await, 0);
     assert_eq!(pg.int(PARTITIONS).await, before - 30);
+    let tables = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname ~ '^events_\\d'";
+    assert_eq!(pg.int(tables).await, before - 30, "what is detached is dropped");
     let mut gone = rig.oracle();
     gone.all_good(&old);
     assert_eq!(rig.retired().await, gone.by_source());
