@@ -16,6 +16,7 @@ mod pass;
 mod prune;
 mod rebuild;
 mod sample;
+mod support;
 mod verify;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use compare::{Drift, KeyFault};
 pub use pass::{Progress, Repairer};
 pub use prune::{Pruned, prune};
 pub use rebuild::Rebuilt;
+pub use support::{Support, members};
 pub use verify::{Estimate, Verified};
 
 use crate::config;

@@ -159,7 +159,7 @@ impl<S: Servers> Writer<S> {
             .metrics
             .members_written
             .increment(additions.iter().map(|addition| addition.members.len() as u64).sum());
-        self.set_aside(applied.wrong_type, since).await?;
+        self.set_aside(applied.wrong_type);
         Ok(Projected::Added)
     }
 
@@ -179,29 +179,19 @@ impl<S: Servers> Writer<S> {
         Ok(())
     }
 
-    /// Keys of another type: each is noted and told once, and again when it was mended in between.
-    async fn set_aside(
-        &mut self,
-        keys: Vec<String>,
-        since: Option<Instant>,
-    ) -> Result<(), HeldTooLong> {
+    /// Keys of another type: each is told once. Somebody wrote there, so somebody must look at it.
+    fn set_aside(&self, keys: Vec<String>) {
         let shared = &self.shared;
         for key in keys {
             shared.metrics.wrong_type_keys.increment(1);
-            if shared.wrong_type_log.lock().is_ok_and(|seen| seen.contains(&key)) {
-                continue;
-            }
-            let mut hold = Hold::new(shared, Dependency::Redis, since);
-            while let Err(error) = shared.servers.note_wrong_type().await {
-                hold.wait(&error, error.class()).await?;
-            }
-            hold.over();
-            tracing::error!(key, "redis: the key holds another type: its set must be made anew");
-            if let Ok(mut seen) = shared.wrong_type_log.lock() {
-                seen.insert(key);
+            if shared.wrong_type_log.lock().is_ok_and(|mut seen| seen.insert(key.clone())) {
+                tracing::error!(
+                    key,
+                    "redis: the key holds another type and is set aside: rollcall manage verify \
+                     --repair puts its set there"
+                );
             }
         }
-        Ok(())
     }
 }
 

@@ -220,12 +220,6 @@ async fn look_at_history(
     Ok(())
 }
 
-/// A key of a set holds another type: whatever is in it, a rebuild puts the set there.
-pub async fn note_wrong_type(real: &Real) -> Result<(), SessionError> {
-    note_rebuild_once(real, "wrong type").await?;
-    Ok(stale(real).await?)
-}
-
 /// Redis may have evicted members: nobody knows which. Mended when it may no longer.
 pub async fn note_evicting(real: &Real) -> Result<(), StoreError> {
     note_rebuild_once(real, "redis may evict").await

@@ -38,9 +38,6 @@ pub trait Servers: Clone + Send + Sync + 'static {
         mark: &Mark,
     ) -> impl Future<Output = Result<Applied, SessionError>> + Send;
 
-    /// See [`guard::note_wrong_type`].
-    fn note_wrong_type(&self) -> impl Future<Output = Result<(), SessionError>> + Send;
-
     /// A new session's connection to RabbitMQ, where the queue is known to be as it should.
     fn broker(&self) -> impl Future<Output = Result<Self::Broker, BrokerError>> + Send;
 }
@@ -138,10 +135,6 @@ impl Servers for Real {
         mark: &Mark,
     ) -> Result<Applied, SessionError> {
         guard::apply(self, lane, additions, mark).await
-    }
-
-    async fn note_wrong_type(&self) -> Result<(), SessionError> {
-        guard::note_wrong_type(self).await
     }
 
     async fn broker(&self) -> Result<broker::Session, BrokerError> {

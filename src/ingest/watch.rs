@@ -106,9 +106,6 @@ async fn examine(shared: &Shared<Real>) -> Result<(), ProjectionError> {
 fn mend(shared: &Shared<Real>, looked: Looked) {
     if looked.needs_mending {
         shared.servers.guard.need.notify_one();
-    } else if let Ok(mut seen) = shared.wrong_type_log.lock() {
-        // Mended: what is found from here on is news.
-        seen.clear();
     }
 }
 

@@ -14,7 +14,6 @@
 //! What is in the queue, in a worker's hands or among the dead letters is not touched.
 
 mod answer;
-mod support;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -23,14 +22,14 @@ use anyhow::{Context, Result};
 use time::OffsetDateTime;
 
 use self::answer::Answer;
-use self::support::Support;
-use super::retention::members;
+
 use super::upkeep;
 use crate::cli::{ForgetArgs, Outcome};
 use crate::config::Config;
 use crate::event::Rules;
 use crate::progress::Progress;
 use crate::projection::Projection;
+use crate::repair::{Support, members};
 use crate::sets::{Kind, Set};
 use crate::store::forget::{self, Erased, Target};
 use crate::store::walk::{self, Filter, Leaf, Walk};
@@ -144,7 +143,7 @@ impl Forgetting<'_> {
         let mut left = support.len();
         for leaf in progress.leaves.clone() {
             let Some(mut walk) = Walk::begin(link, &leaf).await? else { continue };
-            while support.len() > 0
+            while !support.is_empty()
                 && walk
                     .step(link, &filter, |at, payload| {
                         support.seen(members(self.rules, at, payload));
@@ -204,7 +203,7 @@ impl Forgetting<'_> {
         mark: i64,
         answer: &mut Answer,
     ) -> Result<()> {
-        if support.len() == 0 {
+        if support.is_empty() {
             return Ok(());
         }
         let filter = support.filter();

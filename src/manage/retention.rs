@@ -1,7 +1,6 @@
 //! `rollcall manage retention`: partitions whose whole range is older than ROLLCALL_RETENTION_DAYS
 //! go; the members of their events stay, so that a set that says "ever" stays true.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -11,10 +10,11 @@ use time::OffsetDateTime;
 use super::upkeep;
 use crate::cli::{Outcome, RetentionArgs};
 use crate::config::Config;
-use crate::event::{self, Rules};
+use crate::event::Rules;
 use crate::progress::Progress;
+use crate::repair::members;
 use crate::store::retention::Folded;
-use crate::store::{self, Member, Partition, walk};
+use crate::store::{self, Partition, walk};
 use crate::telemetry::rfc3339;
 
 pub async fn run(config: &Config, args: &RetentionArgs) -> Result<Outcome> {
@@ -85,22 +85,6 @@ async fn retire_all<'a>(
     }
     let expired = store::retention::drop_expired(link).await?;
     Ok((rows, expired))
-}
-
-/// What an event adds to the sets, as it is kept when the event goes. Two sets of one source are
-/// one here.
-pub(super) fn members(rules: Rules<'_>, at: OffsetDateTime, payload: &str) -> HashSet<Member> {
-    let added = event::stored_additions(payload, at, rules);
-    let member = |one: crate::sets::Addition<'_>| {
-        let set = rules.sets.get(one.set);
-        Member {
-            source: set.source().to_owned(),
-            suffix: one.suffix.to_owned(),
-            member: one.member.to_owned(),
-            expires_at: set.expires_at(at),
-        }
-    };
-    added.iter().map(member).collect()
 }
 
 fn tell(rows: &[(&Partition, Option<Folded>)], expired: u64, args: &RetentionArgs) -> Result<()> {

@@ -341,6 +341,18 @@ impl Projection {
         Ok(has)
     }
 
+    /// Some members of an exact set, at random, each once; none of a key that is gone.
+    pub async fn random_members(
+        &self,
+        key: &str,
+        count: u64,
+    ) -> Result<Vec<String>, ProjectionError> {
+        let args = vec![key.into(), count.to_string().into()];
+        let reply = self.one("SRANDMEMBER", key, args).await?;
+        let expected = "a list";
+        reply.convert().map_err(|_| ProjectionError::Reply { command: "SRANDMEMBER", expected })
+    }
+
     /// How many members an exact set has.
     pub async fn members_of(&self, key: &str) -> Result<u64, ProjectionError> {
         let reply = self.one("SCARD", key, vec![key.into()]).await?;

@@ -80,6 +80,7 @@ impl Repairer<'_> {
 
     async fn make(&mut self, build: &mut Build) -> Result<Rebuilt, RepairError> {
         let (projection, prefix) = (self.projection(), self.prefix());
+        let servers = projection.sight().await?.servers;
         // A crash anywhere up to the swap: nobody has seen anything, and what was made expires.
         let (mark, events) = self.fill(build, false).await?;
         let mut rebuilt = Rebuilt { events, ..Rebuilt::default() };
@@ -119,6 +120,10 @@ impl Repairer<'_> {
         crate::fault::point("before_settle");
         // Whether Redis went back meanwhile, and lost what was put in place.
         projection.count_up(build).await?;
+        if projection.sight().await?.servers != servers {
+            // In a cluster the counter tells of one shard.
+            return Err(ProjectionError::BuildLost.into());
+        }
         self.settle(version, &mark).await?;
         Ok(rebuilt)
     }

@@ -1,6 +1,7 @@
-//! A look at some events instead of all: what they add must be in Redis. Cheap at any table size;
-//! it finds that much is missing, not that little is.
+//! A look at some instead of all: what some events add must be in Redis, and some members of Redis must
+//! have an event. It finds that much is wrong, not that little is.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -8,14 +9,20 @@ use time::OffsetDateTime;
 use super::RepairError;
 use super::gather::Gather;
 use super::pass::Repairer;
+use super::support::{Support, members};
 use super::verify::Verified;
-use crate::sets::Kind;
-use crate::store::{Piece, StoreError};
+use crate::event::Rules;
+use crate::projection::escape_glob;
+use crate::sets::{Kind, Set};
+use crate::store::{Member, Piece, StoreError, forget};
 
 /// Pages that the events come from, at least, where there are as many: neighbours are alike.
 const PAGES_MIN: u64 = 50;
 /// Between a COMMIT and its SADD, where nothing is wrong.
 const ADDED_WITHIN: Duration = Duration::from_secs(3);
+/// Keys of one set that members are taken from, and members of one key.
+const KEYS_MAX: usize = 100;
+const MEMBERS_MAX: u64 = 10_000;
 /// Pages that are looked at for each event wanted: some are empty.
 const PAGES_PER_EVENT_MAX: u64 = 20;
 
@@ -50,7 +57,73 @@ impl Repairer<'_> {
             let missing = self.lacking(missing, |key| key.to_owned(), false).await?;
             verified.missing = missing.into_iter().collect();
         }
+        self.sample_members(wanted, &mut verified).await?;
         Ok(verified)
+    }
+
+    /// Looks whether some members of each exact set are supported. Reads the table once, or an index
+    /// that `rollcall manage index` made.
+    async fn sample_members(
+        &mut self,
+        wanted: u64,
+        verified: &mut Verified,
+    ) -> Result<(), RepairError> {
+        let projection = self.projection();
+        let mut places = HashMap::new();
+        let sets: Vec<Set> =
+            self.sets.iter().filter(|set| set.kind == Kind::Exact).cloned().collect();
+        for set in &sets {
+            let keys = self.some_keys(set).await?;
+            let of_a_key = (wanted / keys.len().max(1) as u64).clamp(1, MEMBERS_MAX);
+            for key in keys {
+                let suffix = key[set.base_key().len()..].to_owned();
+                for member in projection.random_members(&key, of_a_key).await? {
+                    let source = set.source().to_owned();
+                    let suffix = suffix.clone();
+                    let drift = (key.clone(), member.clone());
+                    places.insert(Member { source, suffix, member, expires_at: None }, drift);
+                }
+            }
+        }
+        // A snapshot from here on sees the event of each, as workers add after their COMMIT.
+        self.mark().await?;
+        let asked: Vec<Member> = places.keys().cloned().collect();
+        let mut support = Support::new(&asked);
+        let retired = forget::retired_among(self.reader.primary(), &asked).await?;
+        support.supported(&retired);
+        let (filter, sets, limits) = (support.filter(), &self.sets, &self.context.limits);
+        let rules = Rules { sets, limits, now: OffsetDateTime::now_utc() };
+        let seen = self.reader.matching(&filter, |at, payload| {
+            support.seen(members(rules, at, payload));
+        });
+        seen.await?;
+        let alone = support.unsupported();
+        let alone = alone.iter().filter_map(|member| places.get(member)).cloned().collect();
+        verified.members += asked.len() as u64;
+        verified.phantom =
+            self.lacking(alone, |key| key.to_owned(), true).await?.into_iter().collect();
+        Ok(())
+    }
+
+    /// Some keys of a set: all of it where it is one.
+    async fn some_keys(&self, set: &Set) -> Result<Vec<String>, RepairError> {
+        if set.window.is_none() && set.group_fields == 0 {
+            return Ok(vec![set.base_key().to_owned()]);
+        }
+        let projection = self.projection();
+        let pattern = format!("{}:*", escape_glob(set.base_key()));
+        let mut scan = projection.scan_keys(pattern).await?;
+        let mut some = Vec::new();
+        while let Some(keys) = projection.next_keys(&mut scan).await? {
+            some.extend(keys);
+            if some.len() >= KEYS_MAX {
+                break;
+            }
+        }
+        some.truncate(KEYS_MAX);
+        let found = projection.look_at(&some).await?;
+        let kept = some.into_iter().zip(found).filter(|(_, (found, _))| found.is(set.kind));
+        Ok(kept.map(|(key, _)| key).collect())
     }
 
     async fn sample_page(

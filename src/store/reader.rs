@@ -15,6 +15,7 @@ use super::error::StoreError;
 use super::link::Link;
 use super::marks::{self, Mark};
 use super::migrate;
+use super::walk::{self, Filter};
 use crate::config;
 
 /// A piece that takes longer is read again, so it must not be near what a piece needs; what the
@@ -197,6 +198,16 @@ impl Reader {
                 source.each("read new events", rows, async |row| sink(event(row)).await).await
             }
         }
+    }
+
+    /// Hands over all events that match, in one statement.
+    pub async fn matching(
+        &mut self,
+        filter: &Filter,
+        each: impl FnMut(OffsetDateTime, &str),
+    ) -> Result<(), StoreError> {
+        self.plan(false).await?;
+        walk::rows(self.source(), filter, each).await
     }
 
     /// Hands over the retired members that are made from one of `sources` and have not expired.

@@ -209,11 +209,19 @@ pub async fn rows_since(
     link: &mut Link,
     txid: i64,
     filter: &Filter,
+    each: impl FnMut(OffsetDateTime, &str),
+) -> Result<(), StoreError> {
+    rows(link, &Filter::since(txid).and(filter), each).await
+}
+
+/// All rows that match, in one statement.
+pub async fn rows(
+    link: &mut Link,
+    filter: &Filter,
     mut each: impl FnMut(OffsetDateTime, &str),
 ) -> Result<(), StoreError> {
-    let filter = Filter::since(txid).and(filter);
     let sql = format!("SELECT occurred_at, payload::text FROM events WHERE {}", filter.sql);
-    link.run("read the latest events", async |conn: &mut PgConnection| {
+    link.run("read matching events", async |conn: &mut PgConnection| {
         let query = sqlx::query_as::<_, (OffsetDateTime, String)>(AssertSqlSafe(sql));
         let mut rows = filter.bind(query.persistent(false)).fetch(conn);
         while let Some((at, payload)) = rows.try_next().await? {

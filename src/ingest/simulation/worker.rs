@@ -57,10 +57,6 @@ impl Servers for Models {
         Ok(projection::apply(&self.sim, additions).await?)
     }
 
-    async fn note_wrong_type(&self) -> Result<(), SessionError> {
-        Ok(())
-    }
-
     async fn broker(&self) -> Result<broker::Connection, BrokerError> {
         broker::connect(self).await
     }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::sets::Source;
+use time::OffsetDateTime;
+
+use crate::event::{self, Rules};
+use crate::sets::{Addition, Source};
 use crate::store::Member;
 use crate::store::forget;
 use crate::store::walk::Filter;
@@ -15,6 +18,21 @@ fn bare(member: &Member) -> Member {
     Member { expires_at: None, ..member.clone() }
 }
 
+/// What a stored event adds, as it is kept when the event goes. Two sets of one source are one here.
+pub fn members(rules: Rules<'_>, at: OffsetDateTime, payload: &str) -> HashSet<Member> {
+    let added = event::stored_additions(payload, at, rules);
+    let member = |one: Addition<'_>| {
+        let set = rules.sets.get(one.set);
+        Member {
+            source: set.source().to_owned(),
+            suffix: one.suffix.to_owned(),
+            member: one.member.to_owned(),
+            expires_at: set.expires_at(at),
+        }
+    };
+    added.iter().map(member).collect()
+}
+
 impl Support {
     pub fn new(members: &[Member]) -> Support {
         Support(members.iter().map(bare).collect())
@@ -22,6 +40,10 @@ impl Support {
 
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// These have support.
