@@ -77,6 +77,9 @@ pub async fn run(config: &Config, args: &ForgetArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Between a COMMIT and its SADD, where nothing is wrong.
+const ADDED_WITHIN: Duration = Duration::from_secs(3);
+
 impl Forgetting<'_> {
     async fn forget(&self, link: &mut Link, redis: &Projection) -> Result<Answer> {
         link.allow(STEP_MAX).await?;
@@ -84,6 +87,11 @@ impl Forgetting<'_> {
             Answer { earlier: !forget::pending(link, 1).await?.is_empty(), ..Answer::default() };
         self.erase(link, &mut answer).await?;
         answer.retired = forget::erase_retired(link, &self.target).await?;
+        if answer.recent > 0 {
+            // A worker may have stored one and be about to add its members: after us, they would be
+            // phantoms.
+            tokio::time::sleep(ADDED_WITHIN).await;
+        }
         self.settle(link, redis, &mut answer).await.context(
             "the events are erased and Redis is not right yet: run the same command again",
         )?;
