@@ -40,10 +40,14 @@ build: ## the release binary: target/release/rollcall
 test: install lint ## everything: format, clippy, unit, property and integration tests
 	cargo test --locked --features fault-points
 
-chaos: install ## the long versions of the fault tests: 200,000 events and 35 kills, 1,800 cuts
+chaos: install ## the long versions of the fault tests: 35 kills, 1,800 cuts, 40 rebuilds, drift in a million
 	ROLLCALL_TEST_CHAOS_EVENTS=200000 ROLLCALL_TEST_CHAOS_WORKER_KILLS=20 \
 	  ROLLCALL_TEST_CHAOS_SERVER_KILLS=5 ROLLCALL_TEST_CUTS=1800 \
 	  cargo test --locked --features fault-points --test it -- --nocapture chaos:: cuts::
+	ROLLCALL_TEST_REBUILDS=20 ROLLCALL_TEST_REBUILD_MEMBERS=200000 \
+	  ROLLCALL_TEST_REBUILD_RATE=5000 ROLLCALL_TEST_VERIFY_MEMBERS=1000000 \
+	  cargo test --release --locked --features fault-points --test it -- --nocapture \
+	  --test-threads=1 rebuild::rebuilds verify::verify_names emptied:: failover::
 
 test-next: ## the integration tests against Debian 13's servers, with Redis 8, then with Valkey 8
 	@scripts/next-servers $(next)

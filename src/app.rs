@@ -136,8 +136,12 @@ pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
         cli::Manage::Forget(args) => return manage::forget::run(&config, &args).await,
         cli::Manage::Status(output) => return manage::status::run(&config, output).await,
         cli::Manage::Retention(args) => return manage::retention::run(&config, &args).await,
-        // Boxed, as its type is a deep one.
-        repair => return Box::pin(manage::repair(&config, repair)).await,
+        repair => {
+            // What it tells beside its answer: a replica that lags, a Redis that went back.
+            telemetry::init(config.log_format, &config.log_filter)?;
+            // Boxed, as its type is a deep one.
+            return Box::pin(manage::repair(&config, repair)).await;
+        }
     }
     Ok(Outcome::Done)
 }

@@ -23,6 +23,8 @@ use crate::config;
 const PIECE_MAX: Duration = Duration::from_secs(600);
 /// How often a replica is asked how far it is.
 const FENCE_POLL: Duration = Duration::from_millis(100);
+/// After how long that is told.
+const FENCE_SAID: Duration = Duration::from_secs(5);
 /// How long a replica may take to get to a mark before the primary is read instead.
 const FENCE_MAX: Duration = Duration::from_secs(300);
 
@@ -300,7 +302,11 @@ async fn replica(url: &config::Secret, config: &config::Store, primary: &mut Lin
 /// Waits until the replica has replayed the log up to `lsn`.
 async fn fence(replica: &mut Link, lsn: &str) -> Result<(), StoreError> {
     let began = Instant::now();
+    let mut said = false;
     loop {
+        if began.elapsed() > FENCE_SAID && !std::mem::replace(&mut said, true) {
+            tracing::warn!(lsn, "waiting for the replica to get there");
+        }
         // NULL where it is no standby (any more): then nothing tells that it follows.
         let behind: Option<bool> = replica
             .run("ask how far the replica is", async |conn: &mut PgConnection| {

@@ -204,7 +204,8 @@ async fn scene() -> (Scene, String) {
     pg.run(&format!(
         "CREATE ROLE {role} LOGIN PASSWORD 'right';
          GRANT INSERT, SELECT ON events TO {role};
-         GRANT SELECT ON _sqlx_migrations, rollcall_partitions TO {role};
+         GRANT SELECT ON _sqlx_migrations, rollcall_partitions, retired_members TO {role};
+         GRANT SELECT, INSERT, UPDATE ON rollcall_projection TO {role};
          GRANT EXECUTE ON FUNCTION rollcall_ensure_partition(timestamptz, text) TO {role}"
     ))
     .await;
