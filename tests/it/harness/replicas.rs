@@ -67,8 +67,13 @@ impl Replica {
         .await;
     }
 
+    /// What is replayed at once may be in conflict with the very statement that says so.
     pub async fn resume_replay(&mut self) {
-        self.pg.run("SELECT pg_wal_replay_resume()").await;
+        eventually(LONG, "the replay to go on", async || {
+            self.pg.try_int("SELECT count(*) FROM pg_wal_replay_resume()").await?;
+            Ok(())
+        })
+        .await;
     }
 
     /// How far it has replayed, as a number of bytes.
