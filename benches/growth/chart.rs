@@ -8,12 +8,12 @@ use crate::report::{Stage, duration, grouped};
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 470.0;
 /// The plot's sides. To its right stand the names of the lines.
-const LEFT: f64 = 78.0;
+const LEFT: f64 = 92.0;
 const RIGHT: f64 = 548.0;
 const TOP: f64 = 62.0;
 const BOTTOM: f64 = 404.0;
 /// Between two names, at least.
-const LABEL_GAP: f64 = 32.0;
+const LABEL_GAP: f64 = 38.0;
 /// Between the plot's sides and the first and last size.
 const INSET: f64 = 18.0;
 

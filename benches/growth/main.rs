@@ -89,11 +89,18 @@ async fn measure(
     let distinct = queries::count(database, distinct).await?;
     let grouped = "SELECT payload #>> '{username}', count(*) FROM events GROUP BY 1";
     let grouped = queries::count(database, &counting(grouped)).await?;
+    let searched = queries::count(database, &of_one_user("payload #>> '{username}'")).await?;
 
     let index = run(&["manage", "index"])?;
     rows::settle(database).await?;
     let indexes_bytes = self::table_bytes(database).await? - table_bytes;
-    let indexed = queries::count(database, &counting(&group_by(&index.answer)?)).await?;
+    let group_by = group_by(&index.answer)?;
+    let indexed = queries::count(database, &counting(&group_by)).await?;
+    let expression =
+        group_by.strip_prefix("SELECT ").and_then(|text| text.split_once(", count(*)"));
+    let expression = expression.context("SELECT an expression, count(*)")?.0;
+    let found = queries::count(database, &of_one_user(expression)).await?;
+    ensure!(found.count == searched.count, "{} of one user, then {}", searched.count, found.count);
 
     let rebuild = run(&["manage", "rebuild"])?;
     let key = format!("{PREFIX}:{SET}");
@@ -121,6 +128,8 @@ async fn measure(
         distinct,
         grouped,
         indexed,
+        searched,
+        found,
         index,
         rebuild,
         verify,
@@ -133,6 +142,11 @@ async fn measure(
 /// The rows of a query, counted: all of them are made, and one is sent.
 fn counting(query: &str) -> String {
     format!("SELECT count(*) FROM ({query}) AS groups")
+}
+
+/// How often a user that is there at every size was heard.
+fn of_one_user(expression: &str) -> String {
+    format!("SELECT count(*) FROM events WHERE {expression} = 'ada1000'")
 }
 
 /// What `manage index` says that the index of the counted set serves.

@@ -30,7 +30,8 @@ SELECT e.at, e.id, jsonb_build_object(
         (e.n % 57)::int))
 FROM (
     SELECT r.n, r.u, md5('event ' || r.n)::uuid AS id,
-        (SELECT begins FROM growth) + (n - {first}) * (SELECT ends - begins FROM growth) / {rows} AS at,
+        (SELECT begins FROM growth)
+            + (SELECT ends - begins FROM growth) * ((r.n - {first})::float8 / {rows}) AS at,
         CASE WHEN r.elsewhere < 0.1 THEN floor(r.elsewhere * 10 * {places})::bigint
             ELSE (hashint8(r.u)::bigint + 2147483648) % {places} END AS place
     FROM (
