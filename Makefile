@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test test-next chaos fuzz mutants bench fmt lint install
+.PHONY: help demo up down clean-servers build test test-next chaos fuzz mutants bench growth fmt lint install
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -65,6 +65,9 @@ mutants: install ## break the code on purpose, and show which test notices (MUTA
 
 bench: install ## measure on private servers: ceilings, drain, latency, memory (BENCH=single for a part)
 	@scripts/bench $(BENCH)
+
+growth: install ## how the cost grows with the table, into docs/ (GROWTH_ROWS="1000000 5000000")
+	@scripts/growth
 
 fmt: ## format the code
 	@scripts/need-components rustfmt

@@ -9,7 +9,8 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::load::{self, Servers};
+use crate::load;
+use crate::shared::Servers;
 
 const QUEUE: &str = "rollcall.ceiling";
 const BATCH: usize = 1000;

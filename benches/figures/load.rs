@@ -1,29 +1,16 @@
-//! The servers under measurement, and events to load them with.
+//! Events to load the servers with.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
-pub struct Servers {
-    pub amqp: String,
-    pub database: String,
-    pub redis: String,
-}
+use crate::shared::Servers;
 
 /// Confirms awaited together.
 const WINDOW: usize = 2000;
 
 impl Servers {
-    pub async fn from_env() -> Result<Self> {
-        let var = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set"));
-        Ok(Self {
-            amqp: var("AMQP_URL")?,
-            database: var("DATABASE_URL")?,
-            redis: var("REDIS_URL")?,
-        })
-    }
-
     pub async fn channel(&self) -> Result<(Connection, Channel)> {
         let connection = Connection::connect(&self.amqp, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;

@@ -7,6 +7,8 @@
 
 mod ceilings;
 mod load;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod worker;
 
 use std::time::{Duration, Instant};
@@ -33,7 +35,7 @@ async fn run() -> Result<()> {
         Ok(text) => text.parse().context("BENCH_EVENTS")?,
         Err(_) => EVENTS,
     };
-    let servers = load::Servers::from_env().await?;
+    let servers = shared::Servers::from_env()?;
     println!("{:<46} {:>12} {:>12} {:>12}", "", "median", "least", "most");
     if wanted("ceilings") {
         let mut rates = [(); 4].map(|()| Vec::new());

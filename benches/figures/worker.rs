@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use fred::prelude::*;
 
-use crate::load::{self, Servers};
+use crate::load;
+use crate::shared::{self, Servers};
 
 const PREFIX: &str = "bench";
 const EXCHANGE: &str = "rollcall.bench";
@@ -131,20 +132,13 @@ async fn reset(servers: &Servers) -> Result<()> {
 }
 
 fn command(servers: &Servers, arguments: &[&str]) -> Command {
-    // Another build of it, to compare two within one run of the servers.
-    let binary = std::env::var_os("BENCH_BINARY");
-    let mut command = Command::new(binary.unwrap_or(env!("CARGO_BIN_EXE_rollcall").into()));
+    let mut command = servers.rollcall(arguments);
     command
-        .args(arguments)
-        .env("AMQP_URL", &servers.amqp)
-        .env("DATABASE_URL", &servers.database)
-        .env("REDIS_URL", &servers.redis)
         .env("ROLLCALL_KEY_PREFIX", PREFIX)
         .env("ROLLCALL_EXCHANGE", EXCHANGE)
         .env("ROLLCALL_QUEUE", "rollcall.bench.events")
         .env("ROLLCALL_DEAD_LETTERS", "rollcall.bench.dead-letters")
-        .env("ROLLCALL_OPS_ADDR", "127.0.0.1:0")
-        .env("ROLLCALL_LOG_FORMAT", "json");
+        .env("ROLLCALL_OPS_ADDR", "127.0.0.1:0");
     command
 }
 
@@ -197,10 +191,7 @@ impl Worker {
     }
 
     fn peak_mib(&self) -> Result<f64> {
-        let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib: f64 = line.context("VmHWM")?.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / 1024.0)
+        shared::peak_mib(self.child.id())
     }
 }
 

@@ -4,10 +4,11 @@
 //! Nobody reads them before. They expire by themselves if the repairer dies, and the next repairer
 //! takes out at once what is left. A counter beside them, `rebuild:<token>:{<prefix>:}`, grows with
 //! each write and is compared before each: Redis keeps a prefix of its commands through restart
-//! and failover, so where the counter is the last one, all that was added before it is there.
-//! Never puts a set in place whose counter is another (in a cluster the counter tells of its own
+//! and failover, so where the counter is the last one, all that was added before it is there. It
+//! expires no later than any of the sets: where it is there, none of them has expired. Never puts a set in place whose counter is another (in a cluster the counter tells of its own
 //! shard alone).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use fred::interfaces::ClientLike;
@@ -21,18 +22,19 @@ use super::client::{Projection, call};
 use super::error::ProjectionError;
 use super::read::escape_glob;
 use super::write::KeyAdditions;
-use crate::sets::Kind;
 
 /// How long what a dead repairer left stays, at most.
 const TTL: Duration = Duration::from_secs(15 * 60);
 /// How often a living one says that it still needs it.
 const KEEP_EVERY: Duration = Duration::from_secs(4 * 60);
+/// New sets that are known to expire: bounds memory. Of more of them each write says it again.
+const EXPIRING_MAX: usize = 100_000;
 /// Commands sent before their answers are waited for.
 const WAVE: usize = 256;
 
-/// Compares and counts up; the answer is 1 where nothing was lost.
+/// Compares and counts up; the answer is 1 where nothing was lost. Its expiry stays.
 const COUNT_UP: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
-    redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3]) return 1";
+    redis.call('INCR', KEYS[1]) return 1";
 
 /// In one step, so that no reader sees less than a whole set: see that the new one is whole, give
 /// it the life that belongs to it, and put it in place. RENAME would bring the new one's expiry
@@ -57,10 +59,28 @@ pub struct Build {
     stem: String,
     prefix: String,
     counter: u64,
+    /// Unix seconds: when the counter expires.
+    expires_at: i64,
+    /// Live keys whose new sets have an expiry: an EXPIREAT for each SADD would be half of all
+    /// commands.
+    expiring: HashSet<String>,
     kept: Instant,
 }
 
 impl Build {
+    fn new(stem: String, prefix: &str) -> Build {
+        let mut build = Build {
+            stem,
+            prefix: prefix.to_owned(),
+            counter: 0,
+            expires_at: 0,
+            expiring: HashSet::new(),
+            kept: Instant::now(),
+        };
+        build.expires_at = build.expires_at();
+        build
+    }
+
     pub fn key(&self, live: &str) -> String {
         format!("{}{{{live}}}", self.stem)
     }
@@ -75,9 +95,10 @@ impl Build {
         format!("{}{{{live}}}:estimate", self.stem)
     }
 
-    /// Unix seconds.
+    /// Of a set that is begun now, in Unix seconds: not before the counter, whatever the clock does.
     pub fn expires_at(&self) -> i64 {
-        OffsetDateTime::now_utc().unix_timestamp() + TTL.as_secs() as i64
+        let at = OffsetDateTime::now_utc().unix_timestamp() + TTL.as_secs() as i64;
+        at.max(self.expires_at)
     }
 
     fn counter_key(&self) -> String {
@@ -95,10 +116,9 @@ impl Projection {
         // The end of a UUIDv7 is random.
         let token = Uuid::now_v7().simple().to_string();
         let stem = format!("rebuild:{}:", &token[20..]);
-        let build = Build { stem, prefix: prefix.to_owned(), counter: 0, kept: Instant::now() };
+        let build = Build::new(stem, prefix);
         let key = build.counter_key();
-        let args =
-            vec![key.as_str().into(), "0".into(), "EX".into(), (TTL.as_secs() as i64).into()];
+        let args = vec![key.as_str().into(), "0".into(), "EXAT".into(), build.expires_at.into()];
         self.one("SET", &key, args).await?;
         Ok(build)
     }
@@ -107,19 +127,26 @@ impl Projection {
     pub async fn add_to_build(
         &self,
         build: &mut Build,
-        additions: &[KeyAdditions<'_>],
+        additions: Vec<KeyAdditions<'_>>,
     ) -> Result<(), ProjectionError> {
-        let expires_at = Some(build.expires_at());
+        let at = build.expires_at();
         let keys: Vec<String> = additions.iter().map(|addition| build.key(addition.key)).collect();
-        let additions: Vec<_> = additions
-            .iter()
+        let made: Vec<_> = additions
+            .into_iter()
             .zip(&keys)
             .map(|(addition, key)| {
-                let KeyAdditions { kind, ref members, .. } = *addition;
-                KeyAdditions { key, kind, expires_at, members: members.clone() }
+                let expires_at = (!build.expiring.contains(addition.key)).then_some(at);
+                KeyAdditions { key, expires_at, ..addition }
             })
             .collect();
-        self.add_members(&additions).await?;
+        self.add_members(&made).await?;
+        for given in made.iter().filter(|made| made.expires_at.is_some()) {
+            if build.expiring.len() < EXPIRING_MAX
+                && let Some(live) = build.live(given.key).map(str::to_owned)
+            {
+                build.expiring.insert(live);
+            }
+        }
         self.count_up(build).await?;
         self.tend(build).await
     }
@@ -127,14 +154,8 @@ impl Projection {
     /// An error where something that was added is gone.
     pub async fn count_up(&self, build: &mut Build) -> Result<(), ProjectionError> {
         let key = build.counter_key();
-        let args = vec![
-            COUNT_UP.into(),
-            1.into(),
-            key.as_str().into(),
-            build.counter.to_string().into(),
-            (build.counter + 1).to_string().into(),
-            (TTL.as_secs() as i64).into(),
-        ];
+        let args =
+            vec![COUNT_UP.into(), 1.into(), key.as_str().into(), build.counter.to_string().into()];
         if self.one("EVAL", &key, args).await?.as_u64() != Some(1) {
             return Err(ProjectionError::BuildLost);
         }
@@ -147,13 +168,17 @@ impl Projection {
         if build.kept.elapsed() < KEEP_EVERY {
             return Ok(());
         }
+        let (at, began) = (build.expires_at(), Instant::now());
         let mut scan = self.scan_keys(build.pattern()).await?;
         while let Some(keys) = self.next_keys(&mut scan).await? {
-            let ttl = TTL.as_secs() as i64;
-            self.each("EXPIRE", keys, |key| vec![key.into(), ttl.into()]).await?;
+            self.each("EXPIREAT", keys, |key| vec![key.into(), at.into()]).await?;
         }
-        build.kept = Instant::now();
-        self.count_up(build).await
+        // Last, and only if it is there and right: until then one of the sets may have expired.
+        self.count_up(build).await?;
+        let key = build.counter_key();
+        self.one("EXPIREAT", &key, vec![key.as_str().into(), at.into()]).await?;
+        (build.expires_at, build.kept) = (at, began);
+        Ok(())
     }
 
     /// Puts new sets in the place of live ones: keys are the live ones, with the expiry that they
@@ -268,119 +293,6 @@ impl Projection {
     }
 }
 
-/// What is at a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    Nothing,
-    Set,
-    /// Where a HyperLogLog is; a plain string is told apart only by asking it for its estimate.
-    Text,
-    Other,
-}
-
-impl Found {
-    /// Whether a set of this kind can be there.
-    pub fn is(self, kind: Kind) -> bool {
-        matches!((self, kind), (Found::Set, Kind::Exact) | (Found::Text, Kind::Estimated))
-    }
-}
-
-impl Projection {
-    /// What each of the keys holds, and its expiry in Unix milliseconds where it has one.
-    pub async fn look_at(
-        &self,
-        keys: &[String],
-    ) -> Result<Vec<(Found, Option<i64>)>, ProjectionError> {
-        let types = self.each("TYPE", keys.to_vec(), |key| vec![key.into()]).await?;
-        let now = (OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000) as i64;
-        let lives = self.each("PTTL", keys.to_vec(), |key| vec![key.into()]).await?;
-        let found = |value: Value| match value.as_str().as_deref() {
-            Some("none") => Found::Nothing,
-            Some("set") => Found::Set,
-            Some("string") => Found::Text,
-            _ => Found::Other,
-        };
-        // -1: no expiry; -2: no key.
-        let expiry = |value: Value| value.as_i64().filter(|left| *left >= 0).map(|left| now + left);
-        Ok(types.into_iter().map(found).zip(lives.into_iter().map(expiry)).collect())
-    }
-
-    /// Whether each of the keys is there.
-    pub async fn exist(&self, keys: Vec<String>) -> Result<Vec<bool>, ProjectionError> {
-        let found = self.each("EXISTS", keys, |key| vec![key.into()]).await?;
-        Ok(found.into_iter().map(|count| count.as_u64() == Some(1)).collect())
-    }
-
-    /// Whether each of the keys holds what only a set of ours can be: an exact set, or a
-    /// HyperLogLog, which begins with its name.
-    pub async fn are_sets(&self, keys: &[String]) -> Result<Vec<bool>, ProjectionError> {
-        let found = self.look_at(keys).await?;
-        let mut are = Vec::with_capacity(keys.len());
-        for (key, (found, _)) in keys.iter().zip(found) {
-            are.push(match found {
-                Found::Set => true,
-                Found::Text => {
-                    let args = vec![key.as_str().into(), 0.into(), 3.into()];
-                    self.one("GETRANGE", key, args).await?.as_str().as_deref() == Some("HYLL")
-                }
-                Found::Nothing | Found::Other => false,
-            });
-        }
-        Ok(are)
-    }
-
-    /// Whether each of the members is in an exact set, at most a thousand at once.
-    pub async fn has(&self, key: &str, members: &[String]) -> Result<Vec<bool>, ProjectionError> {
-        let mut has = Vec::with_capacity(members.len());
-        for members in members.chunks(1_000) {
-            let mut args = vec![Value::from(key)];
-            args.extend(members.iter().map(|member| Value::from(member.as_str())));
-            let reply = self.one("SMISMEMBER", key, args).await?;
-            has.extend(super::read::bools(reply, members.len())?);
-        }
-        Ok(has)
-    }
-
-    /// Some members of an exact set, at random, each once; none of a key that is gone.
-    pub async fn random_members(
-        &self,
-        key: &str,
-        count: u64,
-    ) -> Result<Vec<String>, ProjectionError> {
-        let args = vec![key.into(), count.to_string().into()];
-        let reply = self.one("SRANDMEMBER", key, args).await?;
-        let expected = "a list";
-        reply.convert().map_err(|_| ProjectionError::Reply { command: "SRANDMEMBER", expected })
-    }
-
-    /// How many members an exact set has.
-    pub async fn members_of(&self, key: &str) -> Result<u64, ProjectionError> {
-        let reply = self.one("SCARD", key, vec![key.into()]).await?;
-        reply.as_u64().ok_or(ProjectionError::Reply { command: "SCARD", expected: "a number" })
-    }
-
-    /// The estimate of one or more HyperLogLogs of one slot together.
-    pub async fn estimate(&self, keys: &[&str]) -> Result<u64, ProjectionError> {
-        let key = keys.first().copied().unwrap_or_default();
-        let args = keys.iter().map(|key| Value::from(*key)).collect();
-        let reply = self.one("PFCOUNT", key, args).await?;
-        reply.as_u64().ok_or(ProjectionError::Reply { command: "PFCOUNT", expected: "a number" })
-    }
-
-    /// Gives a key its expiry (Unix seconds), or takes it away.
-    pub async fn set_expiry(
-        &self,
-        key: &str,
-        expires_at: Option<i64>,
-    ) -> Result<(), ProjectionError> {
-        match expires_at {
-            Some(at) => self.one("EXPIREAT", key, vec![key.into(), at.into()]).await?,
-            None => self.one("PERSIST", key, vec![key.into()]).await?,
-        };
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,7 +300,7 @@ mod tests {
     #[test]
     fn a_new_set_has_the_slot_of_the_live_one_and_tells_its_key() {
         let stem = "rebuild:abc:".to_owned();
-        let build = Build { stem, prefix: "roll".to_owned(), counter: 0, kept: Instant::now() };
+        let build = Build::new(stem, "roll");
         let live = "roll:users_by_city:CA:Fresno";
         let key = build.key(live);
         assert_eq!(key, "rebuild:abc:{roll:users_by_city:CA:Fresno}");

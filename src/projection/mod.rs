@@ -5,6 +5,7 @@
 //! the one connection, `settings` says how. Nothing here decides when to write or whether to try
 //! again: that is `ingest`'s. No key is built here either: `sets` hands over finished keys.
 //!
+//! `build` makes sets anew beside the live ones, `scan` and `look` walk over what is there, and
 //! `remove` takes out what Postgres no longer supports, when it is told to.
 //!
 //! Never: log a member or the URL, claim in `<prefix>:meta` what was not applied.
@@ -12,6 +13,7 @@
 mod build;
 mod client;
 mod error;
+mod look;
 mod marker;
 mod overview;
 mod read;
@@ -21,9 +23,10 @@ mod settings;
 mod watermark;
 mod write;
 
-pub use build::{Build, Found};
+pub use build::Build;
 pub use client::Projection;
 pub use error::ProjectionError;
+pub use look::Found;
 pub use marker::{Begun, Eviction, Meta, ServerInfo, State};
 pub use overview::Size;
 pub use read::{Answer, Keys, Page, escape_glob};

@@ -9,9 +9,11 @@ use crate::projection::KeyAdditions;
 use crate::sets::{Kind, Sets};
 use crate::store::{RetiredMember, StoredEvent};
 
-/// Members and bytes that are written at once: bounds what a repairer has in memory.
-const MEMBERS_MAX: usize = 20_000;
-const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Members and bytes that are written at once: bounds what a repairer has in memory, some 100 bytes
+/// a member. The more at once, the fewer are sent again, and the fewer commands: of a grouped set
+/// most of what few events add goes to keys of its own, a command each.
+const MEMBERS_MAX: usize = 50_000;
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 pub struct Gather<'a> {
     sets: &'a Sets,
@@ -26,7 +28,7 @@ pub struct Gather<'a> {
 struct Gathered {
     kind: Kind,
     expires_at: Option<i64>,
-    members: HashSet<String>,
+    members: HashSet<Box<str>>,
 }
 
 impl<'a> Gather<'a> {
@@ -71,12 +73,13 @@ impl<'a> Gather<'a> {
             }
         };
         if !gathered.members.contains(member) {
-            gathered.members.insert(member.to_owned());
+            gathered.members.insert(member.into());
             self.members += 1;
             self.bytes += member.len();
         }
     }
 
+    /// Time to write.
     pub fn is_full(&self) -> bool {
         self.members >= MEMBERS_MAX || self.bytes >= BYTES_MAX
     }
@@ -90,7 +93,7 @@ impl<'a> Gather<'a> {
             key,
             kind: gathered.kind,
             expires_at: gathered.expires_at,
-            members: gathered.members.iter().map(String::as_str).collect(),
+            members: gathered.members.iter().map(|member| &**member).collect(),
         });
         additions.collect()
     }

@@ -1,5 +1,6 @@
 //! One pass over Postgres: every event, or those of some transactions, and what they add goes where
-//! it is told to. A piece that fails is read again; adding twice changes nothing.
+//! it is told to. A piece that fails is read again; adding twice changes nothing. What is gathered is
+//! kept from piece to piece and written when it is much, and at the end of a pass.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -80,11 +81,18 @@ impl Target<'_> {
                 }
             }
             Target::Build { build, .. } => {
-                projection.add_to_build(build, &gather.additions()).await?;
+                projection.add_to_build(build, gather.additions()).await?;
             }
         }
         gather.clear();
         Ok(())
+    }
+
+    async fn tend(&mut self, projection: &Projection) -> Result<(), ProjectionError> {
+        match self {
+            Target::Live { .. } => Ok(()),
+            Target::Build { build, .. } => projection.tend(build).await,
+        }
     }
 }
 
@@ -132,19 +140,39 @@ impl<'a> Repairer<'a> {
         doing: &'static str,
         target: &mut Target<'_>,
     ) -> Result<u64, RepairError> {
+        let sets = self.sets.clone();
+        let mut gather = Gather::new(&sets, &self.context.limits, target.exact());
         let extents = self.reader.extents().await?;
         let pages = extents.iter().map(|extent| extent.pages.max(0) as u64).sum();
         let (mut rows, mut done) = (0, 0);
         for extent in &extents {
-            rows += self.scan_extent(doing, extent, (done, pages), target).await?;
+            rows += self.scan_extent(doing, extent, (done, pages), &mut gather, target).await?;
             done += extent.pages.max(0) as u64;
             (self.progress)(doing, done, Some(pages));
         }
         let mut tries = Tries::new();
         loop {
-            match self.retired(target).await {
-                Ok(retired) => return Ok(rows + retired),
+            match self.retired(&mut gather, target).await {
+                Ok(retired) => {
+                    self.write(&mut gather, target).await?;
+                    return Ok(rows + retired);
+                }
                 Err(error) => tries.again(error, &mut self.reader).await?,
+            }
+        }
+    }
+
+    /// What has been gathered and not written.
+    async fn write(
+        &mut self,
+        gather: &mut Gather<'_>,
+        target: &mut Target<'_>,
+    ) -> Result<(), RepairError> {
+        let mut tries = Tries::new();
+        loop {
+            match target.add(&self.context.projection, gather).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tries.again(error.into(), &mut self.reader).await?,
             }
         }
     }
@@ -154,13 +182,14 @@ impl<'a> Repairer<'a> {
         doing: &'static str,
         extent: &Extent,
         (done, pages): (u64, u64),
+        gather: &mut Gather<'_>,
         target: &mut Target<'_>,
     ) -> Result<u64, RepairError> {
         let mut extent = extent.clone();
         for _ in 0..MOVES_MAX {
             let mut rows = 0;
             for (at, piece) in extent.pieces().enumerate() {
-                rows += self.piece(&piece, target).await?;
+                rows += self.piece(&piece, gather, target).await?;
                 let read = (at as u64 + 1) * Extent::PIECE_PAGES;
                 (self.progress)(doing, (done + read).min(pages), Some(pages));
             }
@@ -179,6 +208,8 @@ impl<'a> Repairer<'a> {
         xmin: i64,
         target: &mut Target<'_>,
     ) -> Result<(Mark, u64), RepairError> {
+        let sets = self.sets.clone();
+        let mut gather = Gather::new(&sets, &self.context.limits, target.exact());
         let mark = self.mark().await?;
         let (mut from, mut width, mut rows) = (xmin, WIDTH, 0);
         let transactions = u64::try_from(mark.xmax - xmin).unwrap_or_default();
@@ -187,7 +218,7 @@ impl<'a> Repairer<'a> {
             // The last one has no end: what a replica has seen beyond the mark harms nothing.
             let to = Some(from.saturating_add(width)).filter(|to| *to < mark.xmax);
             let began = Instant::now();
-            match self.read(&Piece::Transactions { from, to }, target).await {
+            match self.read(&Piece::Transactions { from, to }, &mut gather, target).await {
                 Ok(read) => rows += read,
                 Err(error) => {
                     tries.again(error, &mut self.reader).await?;
@@ -206,17 +237,20 @@ impl<'a> Repairer<'a> {
             let done = u64::try_from(from - xmin).unwrap_or_default();
             (self.progress)("catching up", done, Some(transactions));
         }
+        // All of it is there before anybody goes on from the mark.
+        self.write(&mut gather, target).await?;
         Ok((mark, rows))
     }
 
     async fn piece(
         &mut self,
         piece: &Piece<'_>,
+        gather: &mut Gather<'_>,
         target: &mut Target<'_>,
     ) -> Result<u64, RepairError> {
         let mut tries = Tries::new();
         loop {
-            match self.read(piece, target).await {
+            match self.read(piece, gather, target).await {
                 Ok(rows) => return Ok(rows),
                 Err(error) => tries.again(error, &mut self.reader).await?,
             }
@@ -226,38 +260,40 @@ impl<'a> Repairer<'a> {
     async fn read(
         &mut self,
         piece: &Piece<'_>,
+        gather: &mut Gather<'_>,
         target: &mut Target<'_>,
     ) -> Result<u64, RepairError> {
-        let Context { projection, limits, .. } = self.context;
-        let mut gather = Gather::new(&self.sets, limits, target.exact());
+        let projection = &self.context.projection;
         let now = OffsetDateTime::now_utc();
         let rows = self.reader.read(piece, async |event| -> Result<(), RepairError> {
             gather.event(&event, now);
             if gather.is_full() {
-                target.add(projection, &mut gather).await?;
+                target.add(projection, gather).await?;
             }
             Ok(())
         });
         let rows = rows.await?;
-        target.add(projection, &mut gather).await?;
+        // Where there is little to write, what was made must not expire meanwhile.
+        target.tend(projection).await?;
         Ok(rows)
     }
 
-    async fn retired(&mut self, target: &mut Target<'_>) -> Result<u64, RepairError> {
-        let Context { projection, limits, .. } = self.context;
-        let mut gather = Gather::new(&self.sets, limits, target.exact());
+    async fn retired(
+        &mut self,
+        gather: &mut Gather<'_>,
+        target: &mut Target<'_>,
+    ) -> Result<u64, RepairError> {
+        let projection = &self.context.projection;
         let now = OffsetDateTime::now_utc();
         let sources = self.sets.iter().map(|set| set.source().to_owned()).collect();
         let rows = self.reader.read_retired(sources, async |member| -> Result<(), RepairError> {
             gather.retired(&member, now);
             if gather.is_full() {
-                target.add(projection, &mut gather).await?;
+                target.add(projection, gather).await?;
             }
             Ok(())
         });
-        let rows = rows.await?;
-        target.add(projection, &mut gather).await?;
-        Ok(rows)
+        rows.await
     }
 }
 

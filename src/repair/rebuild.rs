@@ -183,6 +183,7 @@ impl Repairer<'_> {
         let mut scan = projection.scan_keys(build.pattern()).await?;
         let (mut swapped, mut since, mut pause) = (0, Instant::now(), PAUSE);
         while let Some(keys) = projection.next_keys(&mut scan).await? {
+            projection.tend(build).await?;
             // A scan may give a key again that has been put in place.
             let made = projection.exist(keys.clone()).await?;
             let keys = keys.iter().zip(made).filter(|(_, made)| *made);

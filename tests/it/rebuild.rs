@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -301,5 +302,31 @@ async fn a_rebuilder_that_dies_anywhere_leaves_nothing_undone() {
         assert_eq!(owed, 0, "{point}");
         rig.finish(&oracle, vec![worker]).await;
         assert_nothing_is_left_over(&rig).await;
+    }
+}
+
+/// What it was making is gone in time without anybody's doing. And while its counter is there no set
+/// of it has expired, or less than a whole one might be put in place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_rebuilder_leaves_expires_and_its_counter_first() {
+    let rig = Rig::new(SETS).await;
+    // More than goes into one write: sets are added to after they were given their expiry.
+    fill(&rig, 60_000).await;
+    let began = OffsetDateTime::now_utc().unix_timestamp();
+    let died = rig.cli_with_env(&["manage", "rebuild"], &[("FAULT_POINT", "before_swap")]).await;
+    assert_eq!(died.code, None, "it was to be killed: {}", died.said());
+    let mut redis = rig.redis().await;
+    let left = redis.texts(&["KEYS", &format!("rebuild:*{{{}:*", rig.prefix())]).await.unwrap();
+    let end = format!("{{{}:}}", rig.prefix());
+    let (counters, sets): (Vec<String>, _) = left.into_iter().partition(|key| key.ends_with(&end));
+    let [counter] = counters.as_slice() else { panic!("one counter: {counters:?}") };
+    let writes: u64 = redis.texts(&["MGET", counter]).await.unwrap()[0].parse().unwrap();
+    assert!(writes > 1, "one write gives each set its expiry");
+    let first = redis.int(&["EXPIRETIME", counter]).await;
+    assert!(first >= began, "the counter expires: {first}");
+    assert!(sets.len() > 100, "a hundred cities and more: {}", sets.len());
+    for set in sets {
+        let at = redis.int(&["EXPIRETIME", &set]).await;
+        assert!((first..began + 3_600).contains(&at), "{set}: {at}, the counter {first}");
     }
 }

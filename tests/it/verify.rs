@@ -101,7 +101,9 @@ async fn verify_names_exactly_what_differs_and_repair_mends_it_with_ingest_runni
         assert_eq!(keys, wanted_keys, "{repair}");
         let estimate = &found["estimates"][0];
         assert_eq!(estimate["drifted"], json!(true));
-        assert!(estimate["error_percent"].as_f64().unwrap() < -10.0, "{estimate}");
+        // However much has come since, on a slow machine: it lacks those that were there before.
+        let [exact, estimated] = ["exact", "estimate"].map(|name| estimate[name].as_f64().unwrap());
+        assert!(exact - estimated > 0.9 * users as f64, "{estimate}");
     }
     let clean = rig.cli(&["manage", "verify", "--json"]).await.expect(0).json();
     assert_eq!(clean["clean"], json!(true));
