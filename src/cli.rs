@@ -187,8 +187,8 @@ Example, once no worker has the set any more:
     /// Make the expression indexes for the sets' fields, while ingest goes on
     ///
     /// One for each distinct list of fields, on every partition, those to come included. For
-    /// queries of your own: the answer shows the GROUP BY that each one serves. Killed or run
-    /// again, it goes on from what is there.
+    /// queries of your own that look for a value: some thousand times quicker. A count of the whole
+    /// table reads the table. Killed or run again, it goes on from what is there.
     #[command(after_help = "\
 Examples:
   rollcall manage index

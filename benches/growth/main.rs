@@ -3,7 +3,7 @@
 //!
 //! One table grows through the sizes of `GROWTH_ROWS`. At each of them the same number, the distinct
 //! users of the whole table, is asked of Redis and of Postgres, and Redis is rebuilt and verified.
-//! Writes `growth.md` and `growth.svg` into the folder `GROWTH_OUT`, when all sizes are done. It must
+//! Writes `growth.md` and `growth.svg` into the folder `GROWTH_OUT`, anew after each size. It must
 //! never be pointed at servers that hold anything: it fills `events`.
 
 mod chart;
@@ -57,6 +57,10 @@ async fn run() -> Result<()> {
     let mut redis = redis::Redis::connect(&servers.redis)?;
     let empty = redis.used_memory()?;
     let mut rows = rows::Rows::begin(&servers).await?;
+    let machine = Machine::look(&mut database, redis.version()?).await?;
+    let out = std::env::var("GROWTH_OUT").unwrap_or_else(|_| OUT.to_owned());
+    let out = std::path::Path::new(&out);
+    std::fs::create_dir_all(out)?;
     let mut stages = Vec::new();
     for size in sizes {
         eprintln!("growth: {} rows", report::grouped(size));
@@ -64,15 +68,12 @@ async fn run() -> Result<()> {
         let stage = measure(&servers, &mut database, &mut redis, size, empty).await?;
         eprintln!("{}", report::table(std::slice::from_ref(&stage)));
         stages.push(stage);
+        // Each time: who stops it later has what was measured.
+        let page = report::page(&machine, &stages);
+        std::fs::write(out.join("growth.svg"), chart::svg(&stages))?;
+        std::fs::write(out.join("growth.md"), &page)?;
     }
-    let machine = Machine::look(&mut database, redis.version()?).await?;
-    let out = std::env::var("GROWTH_OUT").unwrap_or_else(|_| OUT.to_owned());
-    let out = std::path::Path::new(&out);
-    std::fs::create_dir_all(out)?;
-    std::fs::write(out.join("growth.svg"), chart::svg(&stages))?;
-    let page = report::page(&machine, &stages);
-    std::fs::write(out.join("growth.md"), &page)?;
-    println!("{page}");
+    println!("{}", report::page(&machine, &stages));
     Ok(())
 }
 
