@@ -85,6 +85,7 @@ impl Repairer<'_> {
         let (mark, events) = self.fill(build, false).await?;
         let mut rebuilt = Rebuilt { events, ..Rebuilt::default() };
         let mut stale = self.stale(build).await?;
+        crate::fault::pause("after_stale").await;
         // What came while that was looked for: the less is left to the look after the swap, the
         // shorter a member that is there already is absent.
         let mut target = Target::Build { build, exact: false };
@@ -191,6 +192,10 @@ impl Repairer<'_> {
             let live: Vec<_> =
                 live.filter_map(|key| Some((key.to_owned(), self.expiry(key)?))).collect();
             projection.swap(build, &live).await?;
+            for (key, _) in &live {
+                // Made by the pass after it was found to be of no event.
+                stale.remove(key);
+            }
             crate::fault::point("half_swap");
             swapped += live.len() as u64;
             (self.progress)("putting in place", swapped, None);

@@ -55,6 +55,16 @@ async fn what_comes_between_the_last_pass_and_the_swap_is_kept() {
     meanwhile(&mut rig, &mut oracle, "before_swap", &["manage", "rebuild"], 0, &events).await;
 }
 
+/// A key that was made after the last but one pass: it is of no event only for who looks too early.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_comes_while_stale_ones_are_looked_for_is_kept() {
+    let (mut rig, mut oracle, mut producer) = begun().await;
+    let mut redis = rig.redis().await;
+    redis.int(&["SADD", &format!("{}:by_city:young", rig.prefix()), "ann"]).await;
+    let events = [producer.event_with(json!({"username": "ann", "city": "young"}))];
+    meanwhile(&mut rig, &mut oracle, "after_stale", &["manage", "rebuild"], 0, &events).await;
+}
+
 /// A key that nothing supported, and that an event has just made right.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_supported_while_it_is_taken_out_is_back() {
