@@ -17,7 +17,8 @@
 //!    may wait in memory, [`ingest::breaker`] whether too much of it is bad. Pure as well.
 //! 5. `ingest/flush` writes a batch through all stages, and says at each point what a crash there
 //!    costs. **The order of effects is on that page and nowhere else.** First [`store`]: one
-//!    INSERT of sorted rows, committed; `store/insert` finds the rows that it refuses. While Postgres is away `ingest/hold` waits. (Of an idle
+//!    INSERT of sorted rows, committed; `store/insert` finds the rows that it refuses. While
+//!    Postgres is away `ingest/hold` waits. (Of an idle
 //!    worker's neighbours it is `ingest/watch` that looks whether they answer.)
 //! 6. Then [`projection`]: one SADD or PFADD for each key, and when all are answered the mark in
 //!    `<prefix>:meta`. Also for events that Postgres had already: they may have come this far and
@@ -25,6 +26,17 @@
 //! 7. Then `broker/dead_letter`: what was rejected, confirmed one by one. And last of all
 //!    `broker/settle`: one ack for the batch. Whatever fails before it, the batch comes again, and
 //!    each step finds its work done.
+//!
+//! # What keeps Redis equal to Postgres
+//!
+//! The second stream. A worker counts in `<prefix>:wm` what it gave to Redis; `ingest/ledger` tells
+//! from it that something was lost, and what bounds it, and `ingest/guard` notes that in Postgres
+//! (`store/marks`) before anything hides it. The same note is left for each batch that goes past a
+//! Redis that is away. `ingest/keeper` then has it mended. [`repair`] is how: `repair/pass` reads
+//! events from Postgres, or from a replica that has come far enough (`store/reader`), and adds what
+//! they add; **`repair/rebuild` is the page with the order of effects** of sets that are made anew
+//! and put in place; `repair/verify` compares, and takes out only what a newer snapshot does not
+//! support either. It all rests on one order: a worker adds to Redis only after its COMMIT.
 //!
 //! A reader asks Redis ([`read`] is one). An operator uses [`manage`] and [`dead_letters`];
 //! [`health`] and [`telemetry`] tell how a worker is. [`app`] starts each role, and [`shutdown`]
@@ -42,8 +54,8 @@
 //! | P6 | Memory is bounded by configuration, whatever arrives. |
 //! | P7 | A reader never sees a half-built set. |
 //!
-//! P3 and P7 are not whole yet; the README's "Not there yet" says what is missing. Delivery is
-//! at least once, and every effect is idempotent; nothing here happens "exactly once".
+//! What is left of P3 and P7 is in the README's "Not there yet". Delivery is at least once, and
+//! every effect is idempotent; nothing here happens "exactly once".
 //!
 //! # Deliberately absent
 //!
@@ -73,8 +85,8 @@
 //! | clap | [`cli`] | the command line (and `main`, which calls it) |
 //!
 //! [`broker`], [`store`] and [`projection`] never import each other. [`event`], [`sets`],
-//! [`ingest::batch`], [`ingest::breaker`] and [`ingest::prefetch`] do no I/O and take the clock as
-//! an argument.
+//! [`ingest::batch`], [`ingest::breaker`], [`ingest::prefetch`] and `ingest/ledger` do no I/O and take
+//! the clock as an argument.
 
 #![forbid(unsafe_code)]
 
