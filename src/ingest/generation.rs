@@ -18,7 +18,7 @@ pub async fn look(servers: &Real) -> Result<(), SessionError> {
     match (was_missing, missing) {
         (false, true) => tracing::error!(
             "redis holds no generation though postgres holds events: readers are told unknown \
-             until the sets are filled again (README: Redis was emptied)"
+             until a worker has made the sets anew from postgres"
         ),
         (true, false) => tracing::info!("redis holds a generation again: readers believe the sets"),
         (false, false) | (true, true) => {}
