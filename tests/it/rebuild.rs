@@ -163,8 +163,14 @@ async fn rebuilds_under_load_lose_nothing_and_invent_nothing() {
     let mut killed = 0;
     for _ in 0..rebuilds() {
         let running = rig.begin(&["manage", "rebuild"]);
+        // Any moment of it: what must hold is that it does not matter which.
+        let began = Instant::now();
         let after = Duration::from_millis(rng.below(longest.as_millis() as u64));
-        tokio::time::sleep(after).await;
+        eventually(LONG, "the moment to come", async || match began.elapsed() >= after {
+            true => Ok(()),
+            false => Err(format!("{after:?} are not over")),
+        })
+        .await;
         killed += u64::from(running.kill());
     }
     assert!(killed > 0, "none was killed while it ran");
