@@ -266,6 +266,8 @@ impl<'a> Repairer<'a> {
         let projection = &self.context.projection;
         let now = OffsetDateTime::now_utc();
         let rows = self.reader.read(piece, async |event| -> Result<(), RepairError> {
+            // Rows come many at once: the lanes of a worker that mends get their turn between them.
+            tokio::task::consume_budget().await;
             gather.event(&event, now);
             if gather.is_full() {
                 target.add(projection, gather).await?;
