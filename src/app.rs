@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -17,10 +19,10 @@ use crate::ingest::ledger::Ledger;
 use crate::ingest::outage::Outage;
 use crate::ingest::servers::Real;
 use crate::ingest::supervisor::{self, Drained, Shared, WorkerConfig};
-use crate::ingest::{close_max, keeper, watch};
+use crate::ingest::{close_max, keeper, report, watch};
 use crate::projection::Projection;
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Dependency, Metrics};
+use crate::telemetry::{self, Dependency, Exporter, Metrics};
 use crate::{broker, manage, read, store};
 
 /// Queue -> Postgres -> Redis, until told to stop.
@@ -88,25 +90,14 @@ pub async fn worker(config: Config) -> Result<Outcome> {
         let goodbye = async {
             // What stays of it where Redis is away others take for a process that died.
             let _ = guard::leave(&shared.servers).await;
+            let _ = report::leave(&shared).await;
             redis.close().await;
         };
         let _ = tokio::time::timeout(limit, goodbye).await;
         anyhow::Ok(drained)
     };
-    let ended = tokio::sync::Notify::new();
-    let ops = async {
-        let Some(listener) = listener else { return };
-        let draining = async {
-            shutdown.draining().await;
-            health.drain();
-            std::future::pending::<()>().await;
-        };
-        // Answers through the drain, so that it can be watched.
-        tokio::select! {
-            () = health::serve(listener, health.clone(), metrics.clone(), ended.notified()) => {}
-            () = draining => {}
-        }
-    };
+    let ended = Notify::new();
+    let ops = watched(listener, &health, metrics.exporter(), &shutdown, &ended);
     let worker = async {
         let drained = supervisor::beating(&health, worker).await;
         ended.notify_one();
@@ -122,6 +113,27 @@ pub async fn worker(config: Config) -> Result<Outcome> {
             warn!("ended with unsettled deliveries: the broker hands them to another worker");
             Ok(Outcome::TryLater)
         }
+    }
+}
+
+/// The ops endpoint, where there is one. Answers through the drain, so that it can be watched, until
+/// the work has ended.
+async fn watched(
+    listener: Option<TcpListener>,
+    health: &Arc<Health>,
+    exporter: &Exporter,
+    shutdown: &Shutdown,
+    ended: &Notify,
+) {
+    let Some(listener) = listener else { return };
+    let draining = async {
+        shutdown.draining().await;
+        health.drain();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = health::serve(listener, health.clone(), exporter.clone(), ended.notified()) => {}
+        () = draining => {}
     }
 }
 

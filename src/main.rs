@@ -12,7 +12,8 @@ use rollcall::cli::{Cli, Command, Outcome, Output};
 use rollcall::config::setting::{self, SETTINGS};
 use rollcall::config::{Config, ConfigErrors};
 use rollcall::dead_letters::DeadLettersError;
-use rollcall::health::{OpsError, ProbeError};
+use rollcall::health::ProbeError;
+use rollcall::http::BindError;
 use rollcall::manage::NotConfigured;
 use rollcall::projection::ProjectionError;
 use rollcall::publish::PublishError;
@@ -144,7 +145,7 @@ fn class(error: &(dyn std::error::Error + 'static)) -> Option<Class> {
         .or_else(|| error.downcast_ref().map(RepairError::class))
         .or_else(|| error.downcast_ref().map(StoreError::class))
         .or_else(|| error.downcast_ref().map(ProjectionError::class))
-        .or_else(|| error.downcast_ref().map(OpsError::class))
+        .or_else(|| error.downcast_ref().map(BindError::class))
         .or_else(|| error.downcast_ref().map(TelemetryError::class))
         .or_else(|| error.downcast_ref().map(NotConfigured::class))
         // A set, group or bucket that is not there: the question is wrong.
