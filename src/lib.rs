@@ -134,6 +134,7 @@ pub mod publish;
 pub mod read;
 pub mod retry;
 pub mod sample;
+pub mod serve;
 pub mod shutdown;
 pub mod snapshot;
 pub mod telemetry;
