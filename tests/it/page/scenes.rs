@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::stub::ago;
 
 /// What an attacker would have a page do: each would show in the title, or as an element.
-const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'\
+pub const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'\
     </script></td></table><style>*{display:none}</style>";
 
 /// Ready figures of one worker.
