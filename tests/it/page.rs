@@ -205,7 +205,7 @@ async fn what_is_not_known_is_never_zero() {
     stub.show(zero);
     wait_word(&browser, "Live").await;
     assert_eq!(browser.texts("#tiles .value"), ["0", "unknown"]);
-    assert_eq!(browser.texts("#stages .pair dd")[0], "unknown\u{2009}");
+    assert_eq!(browser.texts("#stages .pair dd")[0], "unknown");
     stub.show(snapshot(vec![]));
     eventually(SHORT, "an empty list to be told", async || match browser.text("#no-sets") {
         text if text == "No sets are configured." => Ok(()),
