@@ -4,7 +4,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test test-next chaos fuzz mutants bench growth fmt lint install install-tests
+.PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench growth \
+  fmt lint install install-tests
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -56,6 +57,9 @@ test-next: install-tests ## the integration tests against Debian 13's servers, w
 	  SERVERS_ROOT=$(next) SERVERS_REDIS=$$redis \
 	    cargo test --locked --features fault-points --test it -- $(TESTS); \
 	done
+
+api-check: install ## ask `rollcall serve` thousands of odd questions made from its OpenAPI document
+	@scripts/api-check
 
 fuzz: ## fuzz the decoder and the encoding for FUZZ_SECS (60) each
 	@scripts/fuzz $(FUZZ)

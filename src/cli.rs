@@ -45,6 +45,18 @@ Example:
   AMQP_URL=amqp://localhost DATABASE_URL=postgres://localhost/rollcall \\
     REDIS_URL=redis://localhost rollcall worker")]
     Worker,
+    /// Answer readers over HTTP, from Redis alone, until told to stop
+    ///
+    /// Counts, members and one page, read-only: it needs REDIS_URL and ROLLCALL_SETS and no other
+    /// server, and its user in Redis needs no right to write. Where Redis is away, or does not hold
+    /// all of a set, the answer is 503 and never a no or a 0. SIGTERM ends it when what is under way
+    /// is answered. Plain HTTP on ROLLCALL_SERVE_ADDR: TLS and logins are for the proxy before it.
+    #[command(after_help = "\
+Example:
+  REDIS_URL=redis://localhost rollcall serve &
+  curl http://127.0.0.1:9465/api/stats
+  curl 'http://127.0.0.1:9465/api/sets/users/contains?member=ann'")]
+    Serve,
     /// Prepare and look after Postgres and RabbitMQ
     #[command(subcommand)]
     Manage(Manage),

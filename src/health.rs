@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub use endpoint::{OpsError, bind, serve};
+pub use endpoint::{bind, serve};
 pub use probe::{ProbeError, probe};
 
 use tokio::sync::Notify;

@@ -7,7 +7,7 @@
 //!
 //! What is given to Redis can be lost there: `ledger` knows what bounds the loss (pure), `guard`
 //! notes it, `outage` says when ingest goes on without Redis (pure), `watch` looks and `keeper` has
-//! mended what they find.
+//! mended what they find. `report` says in Redis how this worker does, for those who watch.
 
 pub mod batch;
 pub mod breaker;
@@ -20,6 +20,7 @@ mod lane;
 pub mod ledger;
 pub mod outage;
 pub mod prefetch;
+pub mod report;
 pub mod servers;
 mod session;
 #[cfg(test)]

@@ -12,7 +12,8 @@ use rollcall::cli::{Cli, Command, Outcome, Output};
 use rollcall::config::setting::{self, SETTINGS};
 use rollcall::config::{Config, ConfigErrors};
 use rollcall::dead_letters::DeadLettersError;
-use rollcall::health::{OpsError, ProbeError};
+use rollcall::health::ProbeError;
+use rollcall::http::BindError;
 use rollcall::manage::NotConfigured;
 use rollcall::projection::ProjectionError;
 use rollcall::publish::PublishError;
@@ -88,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
 async fn dispatch(config: Config, command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Worker => app::worker(config).await,
+        Command::Serve => app::serve(config).await,
         Command::Manage(command) => app::manage(config, command).await,
         Command::Read(command) => app::read(config, command).await,
         Command::Check(output) => app::check(config, output).await,
@@ -144,7 +146,7 @@ fn class(error: &(dyn std::error::Error + 'static)) -> Option<Class> {
         .or_else(|| error.downcast_ref().map(RepairError::class))
         .or_else(|| error.downcast_ref().map(StoreError::class))
         .or_else(|| error.downcast_ref().map(ProjectionError::class))
-        .or_else(|| error.downcast_ref().map(OpsError::class))
+        .or_else(|| error.downcast_ref().map(BindError::class))
         .or_else(|| error.downcast_ref().map(TelemetryError::class))
         .or_else(|| error.downcast_ref().map(NotConfigured::class))
         // A set, group or bucket that is not there: the question is wrong.

@@ -123,6 +123,10 @@ impl<S: Servers> Writer<S> {
         let metrics = &self.shared.metrics;
         metrics.flush_seconds.of(Stage::Store).record(started.elapsed());
         metrics.events_stored.increment(stored.inserted);
+        if let Some(last) = rows.iter().map(|row| row.occurred_at).max() {
+            let lag = OffsetDateTime::now_utc() - last;
+            metrics.lag_store.note(lag.as_seconds_f64().max(0.0));
+        }
         metrics.duplicates.increment(stored.duplicates);
         Ok(stored)
     }
@@ -155,6 +159,8 @@ impl<S: Servers> Writer<S> {
         shared.metrics.flush_seconds.of(Stage::Projection).record(started.elapsed());
         let lag = OffsetDateTime::now_utc() - last_event_at;
         shared.metrics.event_lag_seconds.record(lag.as_seconds_f64().max(0.0));
+        shared.metrics.lag_apply.note(lag.as_seconds_f64().max(0.0));
+        shared.metrics.events_applied.increment(events.len() as u64);
         shared
             .metrics
             .members_written
@@ -300,7 +306,7 @@ pub async fn settle<S: Servers>(
     let metrics = &shared.metrics;
     metrics.flush_seconds.of(Stage::Settle).record(started.elapsed());
     metrics.settlements.of(Outcome::Ack).increment(settled);
-    metrics.deliveries_in_flight.decrement(settled as f64);
+    metrics.deliveries_in_flight.decrement(settled);
     fault::point("after_ack");
     if let Ok(mut breaker) = shared.breaker.lock() {
         breaker.note(good, condemned.len() as u64)?;

@@ -352,7 +352,7 @@ impl<S: Servers> Drop for Lane<S> {
         let unsettled = self.consumer.in_flight();
         self.pulse.in_flight.fetch_sub(unsettled, Ordering::Relaxed);
         metrics.settlements.of(Outcome::Returned).increment(unsettled);
-        metrics.deliveries_in_flight.decrement(unsettled as f64);
+        metrics.deliveries_in_flight.decrement(unsettled);
         metrics.lanes.decrement(1);
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::generation;
 use super::guard::{self, Looked};
+use super::report;
 use super::servers::Real;
 use super::session::SessionError;
 use super::supervisor::Shared;
@@ -18,7 +19,7 @@ use crate::store;
 use crate::telemetry::{Dependency, Label, chain};
 
 /// How often it looks. Readiness follows within this and `ANSWER_MAX`.
-const LOOK: Duration = Duration::from_secs(5);
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 /// The same while a store is away: an idle worker is ready again this much after it is back.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Postgres does not answer that has not within this: a look is little work, however patient
@@ -31,13 +32,14 @@ const TELL_MAX: Duration = Duration::from_secs(2);
 /// For as long as it is polled. A store that hangs does not keep it from looking at the other.
 pub async fn run(shared: &Shared<Real>) -> Infallible {
     let (postgres, redis) = (Seen::new(Dependency::Postgres), Seen::new(Dependency::Redis));
-    let (never, _) = tokio::join!(
+    let (never, _, _) = tokio::join!(
         postgres.watch(shared, async || pending().await, async || look_at_postgres(shared).await),
         redis.watch(
             shared,
             async || shared.servers.guard.look.notified().await,
             async || look_at_redis(shared).await,
         ),
+        report::run(shared),
     );
     never
 }

@@ -8,6 +8,7 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::labels::{ByLabel, Dependency, Label, Outcome, Stage, Trigger};
+use super::tally::{Level, Peak, Sighting, Tally};
 use crate::retry::Class;
 
 const BATCH_EVENTS: &str = "rollcall_batch_events";
@@ -30,16 +31,22 @@ const LAG_BUCKETS: &[f64] = &[
 /// Handles of all series. Books that must balance:
 /// deliveries = settlements of all outcomes + deliveries in flight.
 pub struct Metrics {
-    pub deliveries: Counter,
+    pub deliveries: Tally,
     pub settlements: ByLabel<Outcome, Counter>,
-    pub deliveries_in_flight: Gauge,
-    pub events_decoded: Counter,
-    pub events_stored: Counter,
+    pub deliveries_in_flight: Level,
+    pub queue_ready: Sighting,
+    pub events_decoded: Tally,
+    pub events_stored: Tally,
+    /// Stored before or not: their members are in Redis.
+    pub events_applied: Tally,
     pub duplicates: Counter,
     pub batches_flushed: ByLabel<Trigger, Counter>,
     pub batch_events: Histogram,
     pub flush_seconds: ByLabel<Stage, Histogram>,
     pub event_lag_seconds: Histogram,
+    /// Seconds from a batch's last event to its row and to its members: for `pipeline`.
+    pub lag_store: Peak,
+    pub lag_apply: Peak,
     pub members_written: Counter,
     pub retries: ByLabel<Dependency, Counter>,
     /// Lanes that hold a batch for it: `increment` when a hold begins, `decrement` when it ends.
@@ -67,8 +74,28 @@ pub struct Metrics {
     /// 1 while Postgres has a note of what Redis lacks.
     pub repair_needed: Gauge,
     pub repair_errors: Counter,
-    dead_letters: Vec<(&'static str, Counter)>,
-    exporter: PrometheusHandle,
+    dead_letters: Vec<(&'static str, Tally)>,
+    exporter: Exporter,
+}
+
+/// The page of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Exporter(PrometheusHandle);
+
+impl Exporter {
+    pub(super) fn new(handle: PrometheusHandle) -> Exporter {
+        Exporter(handle)
+    }
+
+    /// The page that Prometheus reads, text format 0.0.4.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Folds what histograms have gathered since the last time; else it piles up between scrapes.
+    pub fn run_upkeep(&self) {
+        self.0.run_upkeep();
+    }
 }
 
 impl Metrics {
@@ -90,7 +117,9 @@ impl Metrics {
         let recorder = builder.build_recorder();
         // Local and not global: the handles outlive it, nobody else records, and tests can have
         // as many as they like in one process.
-        metrics::with_local_recorder(&recorder, || register(reasons, recorder.handle()))
+        metrics::with_local_recorder(&recorder, || {
+            register(reasons, Exporter::new(recorder.handle()))
+        })
     }
 
     /// Counts a dead letter of one of the reasons given to `new`.
@@ -102,32 +131,40 @@ impl Metrics {
         }
     }
 
-    /// The page that Prometheus reads, text format 0.0.4.
-    pub fn render(&self) -> String {
-        self.exporter.render()
+    /// The reasons that a dead letter had, and how often.
+    pub fn dead_lettered(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counted = self.dead_letters.iter().map(|(reason, tally)| (*reason, tally.total()));
+        counted.filter(|(_, count)| *count > 0)
     }
 
-    /// Folds what histograms have gathered since the last time; else it piles up between scrapes.
-    pub fn run_upkeep(&self) {
-        self.exporter.run_upkeep();
+    pub fn exporter(&self) -> &Exporter {
+        &self.exporter
     }
 }
 
-fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
+fn register(reasons: &[&'static str], exporter: Exporter) -> Metrics {
     info();
     Metrics {
-        deliveries: count("rollcall_deliveries_total", "Messages handed to us, again included"),
+        deliveries: tally("rollcall_deliveries_total", "Messages handed to us, again included"),
         settlements: counts(
             "rollcall_settlements_total",
             "outcome",
             "Deliveries acknowledged, or returned with their session",
         ),
-        deliveries_in_flight: level(
+        deliveries_in_flight: Level::new(level(
             "rollcall_deliveries_in_flight",
             "Deliveries that are not settled",
+        )),
+        queue_ready: Sighting::new(level(
+            "rollcall_queue_ready",
+            "Messages that wait in the queue, as this worker saw it last",
+        )),
+        events_decoded: tally("rollcall_events_decoded_total", "Events read from messages"),
+        events_stored: tally("rollcall_events_stored_total", "Events new in Postgres"),
+        events_applied: tally(
+            "rollcall_events_applied_total",
+            "Events whose members were added to Redis, those stored before included",
         ),
-        events_decoded: count("rollcall_events_decoded_total", "Events read from messages"),
-        events_stored: count("rollcall_events_stored_total", "Events new in Postgres"),
         duplicates: count(
             "rollcall_duplicates_total",
             "Events that Postgres already had; a success",
@@ -147,6 +184,8 @@ fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
             Unit::Seconds,
             "From occurred_at of a batch's last event to its members in Redis",
         ),
+        lag_store: Peak::default(),
+        lag_apply: Peak::default(),
         members_written: count(
             "rollcall_members_written_total",
             "Members sent to Redis, known ones included",
@@ -215,20 +254,25 @@ fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
     }
 }
 
-fn info() {
+pub(super) fn info() {
     describe_gauge!("rollcall_build_info", Unit::Count, "The version that runs; always 1");
     gauge!("rollcall_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-fn dead_letters(reasons: &[&'static str]) -> Vec<(&'static str, Counter)> {
+fn dead_letters(reasons: &[&'static str]) -> Vec<(&'static str, Tally)> {
     let name = "rollcall_dead_letters_total";
     describe_counter!(name, Unit::Count, "Events condemned, by reason");
-    reasons.iter().map(|reason| (*reason, counter!(name, "reason" => *reason))).collect()
+    let tally = |reason: &&'static str| Tally::new(counter!(name, "reason" => *reason));
+    reasons.iter().map(|reason| (*reason, tally(reason))).collect()
 }
 
 fn count(name: &'static str, help: &'static str) -> Counter {
     describe_counter!(name, Unit::Count, help);
     counter!(name)
+}
+
+fn tally(name: &'static str, help: &'static str) -> Tally {
+    Tally::new(count(name, help))
 }
 
 fn counts<L: Label>(
@@ -256,7 +300,7 @@ mod tests {
 
     #[test]
     fn every_series_is_there_at_zero_with_its_help() {
-        let page = Metrics::new(&["bad_json", "too_old"]).render();
+        let page = Metrics::new(&["bad_json", "too_old"]).exporter().render();
         for line in [
             "rollcall_deliveries_total 0",
             "rollcall_settlements_total{outcome=\"ack\"} 0",
@@ -289,8 +333,8 @@ mod tests {
         one.dead_letter("bad_json");
         one.settlements.of(Outcome::Returned).increment(2);
         one.flush_seconds.of(Stage::Projection).record(0.003);
-        one.run_upkeep();
-        let page = one.render();
+        one.exporter().run_upkeep();
+        let page = one.exporter().render();
         assert!(page.contains("rollcall_deliveries_total 3"));
         assert!(page.contains("rollcall_dead_letters_total{reason=\"bad_json\"} 1"));
         assert!(page.contains("rollcall_settlements_total{outcome=\"returned\"} 2"));
@@ -300,6 +344,6 @@ mod tests {
         assert!(
             page.contains("rollcall_flush_seconds_bucket{stage=\"projection\",le=\"0.002\"} 0")
         );
-        assert!(other.render().contains("rollcall_deliveries_total 0"));
+        assert!(other.exporter().render().contains("rollcall_deliveries_total 0"));
     }
 }

@@ -2,6 +2,7 @@
 
 mod everyone;
 mod scenes;
+mod served;
 mod stub;
 
 use std::time::{Duration, Instant};

@@ -6,9 +6,24 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+#[derive(Debug)]
 pub struct Reply {
     pub status: u16,
+    head: String,
     pub body: String,
+}
+
+impl Reply {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        fields.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
 }
 
 pub async fn get(addr: SocketAddr, path: &str) -> Result<Reply, String> {
@@ -16,16 +31,32 @@ pub async fn get(addr: SocketAddr, path: &str) -> Result<Reply, String> {
 }
 
 pub async fn request(addr: SocketAddr, method: &str, path: &str) -> Result<Reply, String> {
-    tokio::time::timeout(Duration::from_secs(5), exchange(addr, method, path))
+    request_with(addr, method, path, "").await
+}
+
+/// With header lines, each ended by CRLF.
+pub async fn request_with(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> Result<Reply, String> {
+    tokio::time::timeout(Duration::from_secs(5), exchange(addr, method, path, headers))
         .await
         .map_err(|_| format!("{method} {path} had no answer in 5 s"))?
         .map_err(|error| format!("{method} {path} failed: {error}"))
 }
 
-async fn exchange(addr: SocketAddr, method: &str, path: &str) -> std::io::Result<Reply> {
+async fn exchange(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect(addr).await?;
     let request = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\nConnection: close\r\n\
+         {headers}\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
@@ -33,7 +64,7 @@ async fn exchange(addr: SocketAddr, method: &str, path: &str) -> std::io::Result
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    Ok(Reply { status, body: body.to_owned() })
+    Ok(Reply { status, head: head.to_owned(), body: body.to_owned() })
 }
 
 /// One scrape.

@@ -17,6 +17,7 @@ use super::producer::{Producer, seed};
 use super::proxy::Proxy;
 use super::redis::Redis;
 use super::servers::{self, Breakable, Server, Servers, Verb};
+use super::site::Site;
 use super::wait::{LONG, eventually};
 
 pub const DEFAULT_SETS: &str = "cities=state+city users=username";
@@ -189,6 +190,15 @@ impl Rig {
             env.insert("DATABASE_URL".to_owned(), url.clone());
         }
         Worker::start(&self.dir, &env).await
+    }
+
+    /// `rollcall serve`, which knows of no server but Redis.
+    pub async fn site(&self) -> Site {
+        let mut env = self.env.clone();
+        env.remove("AMQP_URL");
+        env.remove("DATABASE_URL");
+        env.entry(names::SERVE_ADDR.to_owned()).or_insert("127.0.0.1:0".to_owned());
+        Site::start(&self.dir, &env).await
     }
 
     pub async fn cli(&self, args: &[&str]) -> Run {
