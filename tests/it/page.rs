@@ -142,7 +142,7 @@ async fn events_that_wait_are_stale_and_a_quiet_night_is_not() {
     }
     let mut late = ordinary();
     late["pipeline"]["updated_at"] = json!(ago(120));
-    stub.show(late);
+    stub.show(late.clone());
     eventually(SHORT, "silent workers to be told", async || match browser.text("#heard") {
         text if text.starts_with("No worker has reported for 2 min") => Ok(()),
         text => Err(text),
