@@ -4,7 +4,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench growth fmt lint install
+.PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench growth \
+  fmt lint install install-tests
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -37,7 +38,7 @@ clean-servers: ## stop every set under .rollcall and delete its data
 build: ## the release binary: target/release/rollcall
 	cargo build --release --locked
 
-test: install lint ## everything: format, clippy, unit, property and integration tests
+test: install-tests lint ## everything: format, clippy, unit, property and integration tests
 	cargo test --locked --features fault-points
 
 chaos: install ## the long versions of the fault tests: 35 kills, 1,800 cuts, 40 rebuilds, drift in a million
@@ -49,7 +50,7 @@ chaos: install ## the long versions of the fault tests: 35 kills, 1,800 cuts, 40
 	  cargo test --release --locked --features fault-points --test it -- --nocapture \
 	  --test-threads=1 rebuild::rebuilds verify::verify_names emptied:: failover::
 
-test-next: ## the integration tests against Debian 13's servers, with Redis 8, then with Valkey 8
+test-next: install-tests ## the integration tests against Debian 13's servers, with Redis 8, then with Valkey 8
 	@scripts/next-servers $(next)
 	@for redis in redis valkey; do \
 	  echo "test-next: RabbitMQ, Postgres and $$redis of $(next)"; \
@@ -83,3 +84,6 @@ lint: ## check the format and run clippy, warnings being errors
 
 install: ## install RabbitMQ, Postgres and Redis by apt where they are missing
 	@scripts/install
+
+install-tests: ## the same, and the browser of the tests
+	@scripts/install tests

@@ -31,6 +31,7 @@ mod loss;
 mod memory;
 mod moments;
 mod ops;
+mod page;
 mod partitions;
 mod pipeline;
 mod pipeline_report;

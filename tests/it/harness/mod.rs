@@ -2,6 +2,7 @@
 //! raw clients, and the oracle that says what must be true at the end.
 
 mod amqp;
+mod browser;
 mod fleet;
 mod growth;
 pub mod http;
@@ -29,6 +30,7 @@ mod wait;
 mod witness;
 
 pub use amqp::Amqp;
+pub use browser::Browser;
 pub use fleet::Fleet;
 pub use growth::Growth;
 pub use message::Message;
