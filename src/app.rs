@@ -65,6 +65,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
                 metrics: metrics.clone(),
                 generation_missing: Arc::default(),
                 silences: Arc::default(),
+                looker: Arc::default(),
             },
             metrics: metrics.clone(),
             health: health.clone(),
@@ -80,7 +81,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
         // made ahead beside ingest, by whichever worker comes first.
         let drained = tokio::select! {
             drained = Box::pin(supervisor::run(&shared, &shutdown)) => drained,
-            never = manage::keep_partitions(store) => match never {},
+            never = manage::keep_partitions(store, &metrics) => match never {},
             never = Box::pin(watch::run(&shared)) => match never {},
             never = Box::pin(keeper::run(&shared)) => match never {},
         };

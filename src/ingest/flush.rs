@@ -122,6 +122,9 @@ impl<S: Servers> Writer<S> {
         hold.over();
         let metrics = &self.shared.metrics;
         metrics.flush_seconds.of(Stage::Store).record(started.elapsed());
+        if let Some(last_event_at) = events.iter().map(|taken| taken.decoded.occurred_at).max() {
+            metrics.store_lag_seconds.record(since_event(last_event_at));
+        }
         metrics.events_stored.increment(stored.inserted);
         metrics.duplicates.increment(stored.duplicates);
         Ok(stored)
@@ -153,8 +156,7 @@ impl<S: Servers> Writer<S> {
         hold.over();
         shared.outage.over();
         shared.metrics.flush_seconds.of(Stage::Projection).record(started.elapsed());
-        let lag = OffsetDateTime::now_utc() - last_event_at;
-        shared.metrics.event_lag_seconds.record(lag.as_seconds_f64().max(0.0));
+        shared.metrics.event_lag_seconds.record(since_event(last_event_at));
         shared
             .metrics
             .members_written
@@ -193,6 +195,11 @@ impl<S: Servers> Writer<S> {
             }
         }
     }
+}
+
+/// Seconds; none for a producer whose clock is ahead of ours.
+fn since_event(occurred_at: OffsetDateTime) -> f64 {
+    (OffsetDateTime::now_utc() - occurred_at).as_seconds_f64().max(0.0)
 }
 
 /// One try, on a new connection where the old one is no good any more.
