@@ -134,6 +134,7 @@ pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
         cli::Manage::Index(args) => {
             return manage::index::run(config.store()?, &config.sets, &args).await;
         }
+        cli::Manage::Access(args) => return manage::access::run(&config, &args),
         cli::Manage::Forget(args) => return manage::forget::run(&config, &args).await,
         cli::Manage::Status(output) => return manage::status::run(&config, output).await,
         cli::Manage::Retention(args) => return manage::retention::run(&config, &args).await,

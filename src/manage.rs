@@ -1,5 +1,6 @@
 //! `rollcall manage`: what a worker must not do, or should not have to.
 
+pub mod access;
 pub mod forget;
 pub mod index;
 mod repair;

@@ -24,10 +24,11 @@ mod rig;
 mod selftest;
 mod servers;
 mod stream;
+mod users;
 mod wait;
 mod witness;
 
-pub use amqp::Amqp;
+pub use amqp::{Act, Amqp};
 pub use fleet::Fleet;
 pub use growth::Growth;
 pub use message::Message;
