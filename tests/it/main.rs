@@ -17,6 +17,7 @@ mod crash;
 mod cuts;
 mod dead_letters;
 mod demo_defects;
+mod deploy;
 mod drain;
 mod emptied;
 mod failover;
