@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench growth \
-  fmt lint install install-tests
+  fmt lint install install-tests deploy-check deny sbom
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -39,6 +39,7 @@ build: ## the release binary: target/release/rollcall
 	cargo build --release --locked
 
 test: install-tests lint ## everything: format, clippy, unit, property and integration tests
+	@scripts/promtool --version >/dev/null 2>&1 || scripts/promtool --version
 	cargo test --locked --features fault-points
 
 chaos: install ## the long versions of the fault tests: 35 kills, 1,800 cuts, 40 rebuilds, drift in a million
@@ -72,6 +73,15 @@ bench: install ## measure on private servers: ceilings, drain, latency, memory (
 
 growth: install ## how the cost grows with the table, into docs/ (GROWTH_ROWS="1000000 5000000")
 	@scripts/growth
+
+deploy-check: ## check deploy/ against the schemas of Kubernetes, by systemd and by promtool
+	@scripts/deploy-check
+
+deny: ## check licences, sources and advisories of all crates (DENY="bans licenses sources" for some)
+	@scripts/deny $(DENY)
+
+sbom: ## write the bill of materials of the binary: target/rollcall.cdx.json
+	@scripts/sbom
 
 fmt: ## format the code
 	@scripts/need-components rustfmt

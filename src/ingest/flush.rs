@@ -123,9 +123,10 @@ impl<S: Servers> Writer<S> {
         let metrics = &self.shared.metrics;
         metrics.flush_seconds.of(Stage::Store).record(started.elapsed());
         metrics.events_stored.increment(stored.inserted);
-        if let Some(last) = rows.iter().map(|row| row.occurred_at).max() {
-            let lag = OffsetDateTime::now_utc() - last;
-            metrics.lag_store.note(lag.as_seconds_f64().max(0.0));
+        if let Some(last_event_at) = rows.iter().map(|row| row.occurred_at).max() {
+            let lag = since_event(last_event_at);
+            metrics.store_lag_seconds.record(lag);
+            metrics.lag_store.note(lag);
         }
         metrics.duplicates.increment(stored.duplicates);
         Ok(stored)
@@ -157,9 +158,9 @@ impl<S: Servers> Writer<S> {
         hold.over();
         shared.outage.over();
         shared.metrics.flush_seconds.of(Stage::Projection).record(started.elapsed());
-        let lag = OffsetDateTime::now_utc() - last_event_at;
-        shared.metrics.event_lag_seconds.record(lag.as_seconds_f64().max(0.0));
-        shared.metrics.lag_apply.note(lag.as_seconds_f64().max(0.0));
+        let lag = since_event(last_event_at);
+        shared.metrics.event_lag_seconds.record(lag);
+        shared.metrics.lag_apply.note(lag);
         shared.metrics.events_applied.increment(events.len() as u64);
         shared
             .metrics
@@ -199,6 +200,11 @@ impl<S: Servers> Writer<S> {
             }
         }
     }
+}
+
+/// Seconds; none for a producer whose clock is ahead of ours.
+fn since_event(occurred_at: OffsetDateTime) -> f64 {
+    (OffsetDateTime::now_utc() - occurred_at).as_seconds_f64().max(0.0)
 }
 
 /// One try, on a new connection where the old one is no good any more.

@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod access;
 mod bad_input;
 mod chaos;
 mod classified;
@@ -16,6 +17,7 @@ mod crash;
 mod cuts;
 mod dead_letters;
 mod demo_defects;
+mod deploy;
 mod drain;
 mod emptied;
 mod failover;

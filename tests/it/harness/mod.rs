@@ -26,10 +26,11 @@ mod selftest;
 mod servers;
 mod site;
 mod stream;
+mod users;
 mod wait;
 mod witness;
 
-pub use amqp::Amqp;
+pub use amqp::{Act, Amqp};
 pub use browser::Browser;
 pub use fleet::Fleet;
 pub use growth::Growth;
