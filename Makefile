@@ -68,7 +68,7 @@ fuzz: ## fuzz the decoder and the encoding for FUZZ_SECS (60) each
 mutants: install ## break the code on purpose, and show which test notices (MUTANT=name for one)
 	@scripts/mutants $(MUTANT)
 
-bench: install ## measure on private servers: ceilings, drain, latency, memory (BENCH=single for a part)
+bench: install ## measure on private servers, 20 min, into docs/ and README (BENCH=drained for a part)
 	@scripts/bench $(BENCH)
 
 growth: install ## how the cost grows with the table, into docs/ (GROWTH_ROWS="1000000 5000000")
