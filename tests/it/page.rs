@@ -63,7 +63,7 @@ async fn numbers_move_as_snapshots_come() {
     assert_eq!(browser.texts("#windows td").len(), 14, "the newest fourteen");
     assert_eq!(browser.texts("#windows .label")[0], "Fri 20 Nov");
     assert_eq!(browser.texts("#dead td"), ["3", "1"]);
-    assert_eq!(browser.texts("#stages .pair dd")[0], "12.5\u{2009}/s");
+    assert_eq!(browser.texts("#stages .pair dd")[0], "7.5\u{2009}/s");
     assert_eq!(browser.texts("#stages .note"), ["empty", "lag 12 ms", "lag 15 ms"]);
     let line = browser.run("return document.querySelectorAll('.line')[1].getAttribute('d').length");
     assert!(line.as_u64() > Some(1000), "a line of the last hour: {line}");
