@@ -116,8 +116,8 @@ pub async fn worker(config: Config) -> Result<Outcome> {
     }
 }
 
-/// The ops endpoint, where there is one. Answers through the drain, so that it can be watched, until
-/// the work has ended.
+/// The ops endpoint, where there is one. Answers through the drain, so that it can be watched,
+/// until the work has ended.
 async fn watched(
     listener: Option<TcpListener>,
     health: &Arc<Health>,

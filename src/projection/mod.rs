@@ -5,8 +5,8 @@
 //! the one connection, `settings` says how. Nothing here decides when to write or whether to try
 //! again: that is `ingest`'s. No key is built here either: `sets` hands over finished keys.
 //!
-//! `reader` is the way of those who only read, `counts` asks about many keys at once, and `pipeline`
-//! keeps what workers say of themselves.
+//! `reader` is the way of those who only read, `counts` asks about many keys at once, and
+//! `pipeline` keeps what workers say of themselves.
 //!
 //! `build` makes sets anew beside the live ones, `scan` and `look` walk over what is there, and
 //! `remove` takes out what Postgres no longer supports, when it is told to.

@@ -1,5 +1,5 @@
-//! A stream of snapshots as server-sent events: one at once, and then each as it is made. A listener
-//! that is slow gets the newest and not all. Ends with the drain.
+//! A stream of snapshots as server-sent events: one at once, and then each as it is made. A
+//! listener that is slow gets the newest and not all. Ends with the drain.
 
 use std::convert::Infallible;
 use std::sync::Arc;

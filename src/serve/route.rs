@@ -100,7 +100,8 @@ mod tests {
         for (at, route) in Route::ALL.iter().enumerate() {
             assert_eq!(route.index(), at);
             let path = route.as_str();
-            let found = find(&path.replace("{name}", "users"));
+            let named = path.replace("{name}", "users");
+            let found = find(&named);
             let name = path.contains("{name}").then_some("users");
             let wanted = (*route != Route::Other).then_some((*route, name));
             assert_eq!(found, wanted, "{path}");

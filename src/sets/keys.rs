@@ -11,8 +11,8 @@ impl Set {
         Some(self.window?.bucket(now.to_offset(time::UtcOffset::UTC)))
     }
 
-    /// The buckets that Redis still keeps, that of `now` first and then back in time, at most `max`;
-    /// none where there is no window.
+    /// The buckets that Redis still keeps, that of `now` first and then back in time, at most
+    /// `max`; none where there is no window.
     pub fn buckets_until(&self, now: OffsetDateTime, max: usize) -> Vec<String> {
         let mut buckets = Vec::new();
         let (Some(window), mut at) = (self.window, now.to_offset(time::UtcOffset::UTC)) else {

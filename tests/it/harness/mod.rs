@@ -45,6 +45,6 @@ pub use redis::{Redis, Reply};
 pub use replicas::{RedisReplicas, Replica};
 pub use rig::{DEFAULT_SETS, Rig};
 pub use servers::{Server, Verb};
-pub use site::{Listener, Site};
+pub use site::Site;
 pub use stream::Stream;
 pub use wait::{LONG, SHORT, eventually};
