@@ -28,7 +28,6 @@ pub struct Browser {
 }
 
 /// What the console of a page said.
-#[derive(Debug)]
 pub struct Line {
     pub serious: bool,
     pub text: String,

@@ -70,7 +70,25 @@ impl Drop for Stub {
     }
 }
 
-/// This many seconds before now.
+/// A time in a snapshot that stays this many seconds behind, whenever it is sent: a slow machine
+/// makes no scene older than it is meant to be.
+pub fn before(seconds: i64) -> Value {
+    json!({"seconds_before": seconds})
+}
+
+fn resolve(value: &mut Value) {
+    if let Some(seconds) = value.get("seconds_before").and_then(Value::as_i64) {
+        *value = json!(ago(seconds));
+        return;
+    }
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(resolve),
+        Value::Object(all) => all.values_mut().for_each(resolve),
+        _ => {}
+    }
+}
+
+/// This many seconds before now, for good.
 pub fn ago(seconds: i64) -> String {
     let at = OffsetDateTime::now_utc() - time::Duration::seconds(seconds);
     at.format(&Rfc3339).expect("years of four digits")
@@ -78,7 +96,8 @@ pub fn ago(seconds: i64) -> String {
 
 fn now(state: &Mutex<(Manner, Value)>) -> (Manner, String) {
     let (manner, mut snapshot) = state.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    snapshot["at"] = json!(ago(0));
+    snapshot["at"] = before(0);
+    resolve(&mut snapshot);
     (manner, snapshot.to_string())
 }
 
