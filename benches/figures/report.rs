@@ -141,7 +141,7 @@ fn drained(book: &Book, part: &'static str) -> String {
             value.map(|value| format!("{value:.1}")).unwrap_or_default()
         };
         let peak = book.get(part, row, PEAK).map(|peak| format!("{:.0} MiB", peak.most));
-        let servers = SERVERS.map(|server| micros(server)).join(" | ");
+        let servers = SERVERS.map(micros).join(" | ");
         let bold = if row == DEFAULT.name { "**" } else { "" };
         text += &format!(
             "| {bold}{row}{bold} | {} | {} | {} | {servers} | {} |\n",

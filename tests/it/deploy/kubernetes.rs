@@ -17,7 +17,7 @@ fn list(value: &Value) -> Vec<Value> {
 
 fn resources() -> Vec<Value> {
     let base = yaml(&format!("{BASE}/kustomization.yaml")).remove(0);
-    let files: Vec<String> = list(&base["resources"]).iter().map(|file| word(file)).collect();
+    let files: Vec<String> = list(&base["resources"]).iter().map(word).collect();
     for entry in std::fs::read_dir(path(BASE)).expect("the folder is there") {
         let name = entry.expect("it can be read").file_name().to_string_lossy().into_owned();
         assert!(name == "kustomization.yaml" || files.contains(&name), "{name} is not listed");
