@@ -67,6 +67,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
                 metrics: metrics.clone(),
                 generation_missing: Arc::default(),
                 silences: Arc::default(),
+                looker: Arc::default(),
             },
             metrics: metrics.clone(),
             health: health.clone(),
@@ -82,7 +83,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
         // made ahead beside ingest, by whichever worker comes first.
         let drained = tokio::select! {
             drained = Box::pin(supervisor::run(&shared, &shutdown)) => drained,
-            never = manage::keep_partitions(store) => match never {},
+            never = manage::keep_partitions(store, &metrics) => match never {},
             never = Box::pin(watch::run(&shared)) => match never {},
             never = Box::pin(keeper::run(&shared)) => match never {},
         };
@@ -174,6 +175,7 @@ pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
         cli::Manage::Index(args) => {
             return manage::index::run(config.store()?, &config.sets, &args).await;
         }
+        cli::Manage::Access(args) => return manage::access::run(&config, &args),
         cli::Manage::Forget(args) => return manage::forget::run(&config, &args).await,
         cli::Manage::Status(output) => return manage::status::run(&config, output).await,
         cli::Manage::Retention(args) => return manage::retention::run(&config, &args).await,

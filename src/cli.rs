@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub use dead_letters::{DeadLetters, Filter, Select};
-pub use upkeep::{FieldValue, ForgetArgs, IndexArgs, RetentionArgs};
+pub use upkeep::{AccessArgs, FieldValue, ForgetArgs, IndexArgs, RetentionArgs, Server};
 
 const EXIT_CODES: &str = "\
 Everything is configured by environment variables: `rollcall settings` lists them all.
@@ -231,6 +231,16 @@ Examples:
   rollcall manage forget username=ann --dry-run
   rollcall manage forget user.email=ann@example.org --json")]
     Forget(ForgetArgs),
+    /// Print the users of a server, each with no more rights than its work takes
+    ///
+    /// A script for whoever administers it, with the names of this configuration. No password is in
+    /// it: it takes them from its environment. Nothing is asked or changed by this command.
+    #[command(after_help = "\
+Examples:
+  rollcall manage access --print postgres | psql \"$ADMIN_URL\"
+  rollcall manage access --print rabbitmq | sh
+  rollcall manage access --print redis | sh")]
+    Access(AccessArgs),
     /// Show what there is: partitions, indexes, replica, queue, dead letters, and each set
     ///
     /// A server that is away is shown as that and the others all the same; the exit code is 75 then.

@@ -1,7 +1,7 @@
 //! The order of effects: queue -> Postgres COMMIT -> Redis -> dead letters confirmed -> ack.
 //!
 //! `supervisor` keeps a `session` alive, `lane` runs one consumer of it, `batch` gathers (pure),
-//! `prefetch` decides how much may wait in memory (pure), and `flush` writes a batch through all
+//! `prefetch` decides how much may wait in memory (pure), `plan` what goes to Redis (pure), and `flush` writes a batch through all
 //! stages on one page. Nothing else in the crate knows that order. `servers` is what they ask of the
 //! three servers, and `simulation` runs all of it against models of those.
 //!
@@ -11,6 +11,8 @@
 
 pub mod batch;
 pub mod breaker;
+#[cfg(test)]
+mod cost;
 mod flush;
 mod generation;
 pub mod guard;
@@ -19,6 +21,7 @@ pub mod keeper;
 mod lane;
 pub mod ledger;
 pub mod outage;
+mod plan;
 pub mod prefetch;
 pub mod report;
 pub mod servers;

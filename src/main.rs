@@ -24,6 +24,7 @@ use rollcall::shutdown::Shutdown;
 use rollcall::store::StoreError;
 use rollcall::telemetry::TelemetryError;
 use rollcall::{app, dead_letters, publish};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,6 +36,7 @@ const USAGE: u8 = 64;
 const TRY_LATER: u8 = 75;
 
 fn main() -> ExitCode {
+    forbid_core_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
@@ -51,6 +53,13 @@ fn main() -> ExitCode {
             ExitCode::from(code(&error))
         }
     }
+}
+
+/// A core holds passwords and events. Where we may not say so, whoever forbids it has: systemd's
+/// filter of system calls, beside LimitCORE=0.
+fn forbid_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
 }
 
 /// Help and version on standard output; a usage error, which clap would give code 2, on the other.

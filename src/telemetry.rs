@@ -14,7 +14,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, fmt};
 
-pub use labels::{ByLabel, Dependency, Label, Outcome, Stage, Trigger};
+pub use labels::{ByLabel, Dependency, Drift, Label, Outcome, Stage, Trigger};
 pub use metrics::{Exporter, Metrics};
 pub use serve::ServeMetrics;
 

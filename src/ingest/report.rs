@@ -57,7 +57,7 @@ async fn tell(
     // Plain numbers and names: it can always be written.
     let text = serde_json::to_string(report).unwrap_or_default();
     redis.report(process, &text).await?;
-    if round % PRUNE_EVERY == 0 {
+    if round.is_multiple_of(PRUNE_EVERY) {
         let now = OffsetDateTime::now_utc();
         let left = redis.reports().await?.into_iter().filter(|(_, report)| report.is_left(now));
         redis.forget_reports(&left.map(|(process, _)| process).collect::<Vec<_>>()).await?;

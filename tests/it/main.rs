@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod access;
 mod bad_input;
 mod chaos;
 mod classified;
@@ -16,6 +17,7 @@ mod crash;
 mod cuts;
 mod dead_letters;
 mod demo_defects;
+mod deploy;
 mod drain;
 mod emptied;
 mod failover;
@@ -31,6 +33,7 @@ mod loss;
 mod memory;
 mod moments;
 mod ops;
+mod page;
 mod partitions;
 mod pipeline;
 mod pipeline_report;

@@ -2,6 +2,7 @@
 //! raw clients, and the oracle that says what must be true at the end.
 
 mod amqp;
+mod browser;
 mod fleet;
 mod growth;
 pub mod http;
@@ -25,10 +26,12 @@ mod selftest;
 mod servers;
 mod site;
 mod stream;
+mod users;
 mod wait;
 mod witness;
 
-pub use amqp::Amqp;
+pub use amqp::{Act, Amqp};
+pub use browser::Browser;
 pub use fleet::Fleet;
 pub use growth::Growth;
 pub use message::Message;

@@ -157,10 +157,15 @@ impl Worker {
         .await
     }
 
+    /// A file that the kernel has of this process.
+    pub fn proc(&self, file: &str) -> String {
+        let file = format!("/proc/{}/{file}", self.child.id());
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+
     /// The most that was resident at any time, in bytes.
     pub fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the worker runs");
+        let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
         kib.expect("the kernel tells VmHWM in kB") << 10

@@ -24,12 +24,12 @@ pub const DEFAULT_SETS: &str = "cities=state+city users=username";
 
 pub struct Rig {
     servers: Home,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     pub env: Env,
     /// The test's own way into Postgres, which may do all.
-    admin_url: String,
-    /// How a worker logs in, where it is another than the rest.
-    worker_url: Option<String>,
+    pub(super) admin_url: String,
+    /// What is another for a worker than for the rest: how it logs in.
+    pub worker_env: Env,
 }
 
 enum Home {
@@ -66,7 +66,7 @@ impl Rig {
         rig.grant();
         let manager = rig.role_url("manager");
         rig.set("DATABASE_URL", &manager);
-        rig.worker_url = Some(rig.role_url("worker"));
+        rig.worker_env.insert("DATABASE_URL".to_owned(), rig.role_url("worker"));
         rig.prepare().await;
         // Again, on what the migrations have made.
         rig.grant();
@@ -130,7 +130,7 @@ impl Rig {
         ];
         let env: Env = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let admin_url = env["DATABASE_URL"].clone();
-        Rig { servers, dir, env, admin_url, worker_url: None }
+        Rig { servers, dir, env, admin_url, worker_env: Env::new() }
     }
 
     async fn prepare(&self) {
@@ -186,9 +186,7 @@ impl Rig {
     /// A worker that need not become ready.
     pub async fn worker_unready(&self) -> Worker {
         let mut env = self.env.clone();
-        if let Some(url) = &self.worker_url {
-            env.insert("DATABASE_URL".to_owned(), url.clone());
-        }
+        env.extend(self.worker_env.clone());
         Worker::start(&self.dir, &env).await
     }
 
