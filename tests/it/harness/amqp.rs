@@ -2,9 +2,9 @@
 
 use futures_util::future::join_all;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
@@ -170,11 +170,11 @@ impl Amqp {
                 Act::Publish(exchange) => {
                     let options = BasicPublishOptions::default();
                     let of = BasicProperties::default();
+                    // The refusal closes the channel, and is the answer to what waits for a confirm.
+                    channel.confirm_select(ConfirmSelectOptions::default()).await?;
                     let sent =
                         channel.basic_publish(exchange.into(), "x".into(), options, b"{}", of);
-                    drop(sent.await?);
-                    // It has no answer: the next command has its refusal.
-                    channel.basic_qos(1, BasicQosOptions::default()).await
+                    sent.await?.await.map(drop)
                 }
                 Act::Get(queue) => {
                     let got = channel.basic_get(queue.into(), BasicGetOptions::default());
