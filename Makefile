@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench growth \
+.PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench bench-check growth \
   fmt lint install install-tests deploy-check deny sbom
 
 dev := .rollcall/dev
@@ -70,6 +70,9 @@ mutants: install ## break the code on purpose, and show which test notices (MUTA
 
 bench: install ## measure on private servers, 20 min, into docs/ and README (BENCH=drained for a part)
 	@scripts/bench $(BENCH)
+
+bench-check: ## hold the instructions that our own code costs an event against benches/instructions.txt
+	@scripts/bench-check $(BENCH_CHECK)
 
 growth: install ## how the cost grows with the table, into docs/ (GROWTH_ROWS="1000000 5000000")
 	@scripts/growth
