@@ -14,7 +14,6 @@ import psycopg
 import redis
 from celery import Celery, signals
 from celery_batches import Batches
-from kombu import Queue
 
 BATCH = 1000
 INSERT = """
@@ -28,12 +27,13 @@ QUEUE = os.environ["PEER_QUEUE"]
 
 app = Celery("celery_worker", broker=os.environ["AMQP_URL"])
 app.conf.update(
-    task_queues=[Queue(QUEUE, exchange="", queue_arguments={"x-queue-type": "quorum"})],
     task_default_queue=QUEUE,
+    task_default_queue_type="quorum",
+    # What its documentation wants beside quorum queues.
+    task_default_exchange_type="topic",
     task_acks_late=True,
     task_ignore_result=True,
-    # Times the number of children. celery-batches wants more than a batch: two, so that one can
-    # fill while the other is written.
+    # celery-batches wants at least a batch: two, so that one arrives while the other is written.
     worker_prefetch_multiplier=2 * BATCH,
     worker_redirect_stdouts=False,
 )
@@ -46,7 +46,6 @@ def say_so(**_kwargs):
 
 @functools.cache
 def stores():
-    """Connections of this process: made after the fork, if there was one."""
     postgres = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
     return postgres, redis.Redis.from_url(os.environ["REDIS_URL"])
 

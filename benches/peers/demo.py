@@ -23,8 +23,10 @@ channel = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"])).ch
 def handle(channel, method, _properties, body):
     event = json.loads(body)
     postgres.execute(INSERT, (event["occurred_at"], event["id"], body.decode()))
-    sets.sadd("messages:cities", f"{event['state']}:{event['city']}")
-    sets.sadd("messages:users", event["username"])
+    with sets.pipeline(transaction=False) as pipeline:
+        pipeline.sadd("messages:cities", f"{event['state']}:{event['city']}")
+        pipeline.sadd("messages:users", event["username"])
+        pipeline.execute()
     channel.basic_ack(method.delivery_tag)
     print("stored 1", flush=True)
 

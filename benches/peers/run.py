@@ -1,4 +1,4 @@
-"""Lets one peer drain a filled queue, measures it, and checks what it left: `scripts/peers` calls it.
+"""Lets one peer drain a filled queue, measures it and checks what it left, for `scripts/peers`.
 
 Prints one line: events a second, CPU microseconds an event, peak MiB. A peer says "consuming" when
 it begins and "stored N" for each batch; this reads along every 10 ms, as the bench does with the
@@ -21,14 +21,16 @@ HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 POLL_SECS = 0.01
 LONGEST_SECS = 300
+GRACE_SECS = 0.5
 # Without a word for so long, a peer that was killed once is taken to be done.
 IDLE_SECS = 3
 TICKS = os.sysconf("SC_CLK_TCK")
 
-# Without the chatter between workers, which its documentation advises to leave out where nobody
-# listens.
-CELERY = [str(BIN / "celery"), "--app", "celery_worker", "worker", "--loglevel", "WARNING",
-          "--without-gossip", "--without-mingle", "--without-heartbeat"]
+# Without the chatter between workers, to which nobody listens. solo: a batch is one task, so there
+# is nothing for a pool to share out, and no pickling on the way to it.
+CELERY = [str(BIN / "celery"), "--app", "celery_worker", "worker", "--hostname", "PROCESS@%h",
+          "--loglevel", "WARNING", "--pool", "solo", "--concurrency", "1", "--without-gossip",
+          "--without-mingle", "--without-heartbeat"]
 PEERS = {
     "demo": [sys.executable, "demo.py"],
     "careful": [sys.executable, "careful.py"],
@@ -36,8 +38,6 @@ PEERS = {
     # Beside its packages, where scripts/peers puts it: that is where Node looks for them.
     "node": ["node", str(BIN.parents[1] / "node/worker.js")],
 }
-# Processes that drained fastest on two cores: README.md.
-PROCESSES = {"demo": 1, "careful": 1, "celery": 1, "node": 1}
 
 
 def family(pid):
@@ -113,11 +113,12 @@ class Process:
 
 def start(peer, queue, count):
     environment = {**os.environ, "PEER_QUEUE": queue}
-    return [Process(PEERS[peer], environment) for _ in range(count)]
+    commands = [[part.replace("PROCESS", str(n)) for part in PEERS[peer]] for n in range(count)]
+    return [Process(command, environment) for command in commands]
 
 
 def listen_until(processes, done):
-    """Until `done()`, which is asked whenever anything was said; returns the seconds of consuming."""
+    """Until `done()`, asked whenever anything was said. Returns the seconds of consuming."""
     began = first = time.monotonic()
     consuming = False
     while True:
@@ -140,6 +141,8 @@ def measure(processes, events):
     before = sum(p.cpu_before or 0 for p in processes)
     cpu = sum(p.cpu_seconds() for p in processes) - before
     peak = sum(p.peak_mib() for p in processes)
+    # Celery says that a batch is stored, and acks it then.
+    time.sleep(GRACE_SECS)
     return f"{events / seconds:.1f} {cpu * 1e6 / events:.2f} {peak:.1f}"
 
 
@@ -183,8 +186,8 @@ def check(queue, events):
             distinct = {row[0] for row in postgres.execute(f"SELECT DISTINCT {member} FROM events")}
             members = sets.smembers(key)
             if members != distinct:
-                wrong.append(f"{key} has {len(members)} members, the table {len(distinct)}: "
-                             f"{len(distinct - members)} missing, {len(members - distinct)} phantom")
+                missing, phantom = len(distinct - members), len(members - distinct)
+                wrong.append(f"{key}: {missing} members missing, {phantom} phantom")
     if wrong:
         raise SystemExit("run: " + "; ".join(wrong))
 
@@ -194,14 +197,13 @@ def main():
     arguments.add_argument("peer", choices=PEERS)
     arguments.add_argument("queue")
     arguments.add_argument("events", type=int, help="different ones in the queue")
-    arguments.add_argument("--processes", type=int)
+    arguments.add_argument("--processes", type=int, default=1)
     arguments.add_argument("--kill", action="store_true",
                            help="kill it at half time, start it again, check; no figures")
     given = arguments.parse_args()
-    count = given.processes or PROCESSES[given.peer]
 
     def start_again():
-        return start(given.peer, given.queue, count)
+        return start(given.peer, given.queue, given.processes)
 
     processes = start_again()
     try:
