@@ -133,12 +133,11 @@ async fn the_keyboard_reaches_everything() {
     };
     focus("#tiles summary");
     browser.press(ENTER);
-    let table = browser.texts("#tiles table td");
-    assert!(table.len() >= 10, "a row each five minutes: {table:?}");
+    wait_count(&browser, "#tiles table td", |rows| rows >= 10).await;
     assert_eq!(browser.texts("#tiles caption"), ["cities, the last hour"]);
     focus("#windows button");
     browser.press(ENTER);
-    assert_eq!(browser.texts("#windows td").len(), 20);
+    wait_count(&browser, "#windows td", |cells| cells == 20).await;
     scene["sets"][0]["cardinality"] = json!(450);
     stub.show(scene);
     eventually(SHORT, "the table to follow", async || {
@@ -230,4 +229,13 @@ async fn a_screen_reader_is_told_what_matters() {
     browser.prefer("prefers-reduced-motion", "reduce");
     assert_eq!(browser.run(moving), "0s");
     assert_quiet(&browser);
+}
+
+/// A key is handled after the press has been answered.
+async fn wait_count(browser: &Browser, selector: &str, is_right: impl Fn(usize) -> bool) {
+    eventually(SHORT, selector, async || match browser.texts(selector) {
+        found if is_right(found.len()) => Ok(()),
+        found => Err(format!("it has {found:?}")),
+    })
+    .await;
 }
