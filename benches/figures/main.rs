@@ -4,7 +4,7 @@
 //! it empties them.
 //!
 //! What the servers can do with nothing of ours in the way; a worker drained from a filled queue, one
-//! factor at a time; publisher and worker together; readers. Ratios within a run hold; the numbers
+//! factor at a time; what people do instead; publisher and worker together; readers. Ratios within a run hold; the numbers
 //! themselves belong to the machine. One part by name prints its tables and writes nothing.
 
 mod book;
@@ -15,6 +15,7 @@ mod drain;
 mod events;
 mod goals;
 mod latency;
+mod peers;
 mod plan;
 mod publish;
 mod readers;
@@ -74,6 +75,7 @@ async fn run() -> Result<()> {
     let pids = cpu::Pids::find(&set)?;
     let mut bench = Bench { servers, pids, load: None, book: Default::default() };
     bench.run(&steps).await?;
+    worker::reset(&bench.servers).await?;
     // What is published is a whole run of this build.
     let whole = only.is_none() && std::env::var_os("BENCH_BINARY").is_none();
     if whole {

@@ -12,6 +12,8 @@ use crate::book::Book;
 use crate::ceilings::{self, KINDS, Kind, Load, Way};
 use crate::cpu::{self, Pids};
 use crate::drain::{self, Setup};
+use crate::goals::PEERS;
+use crate::peers::{self, Peer};
 use crate::shared::Servers;
 use crate::{latency, readers, steady, worker};
 
@@ -38,13 +40,14 @@ pub const HIGHEST: &str = "publisher and worker together";
 pub enum Step {
     Ceilings,
     Drain(&'static str, &'static Setup),
+    Peer(&'static Peer),
     Steady,
     Latency { per_second: u64, seconds: u64 },
     Readers,
 }
 
-/// Parts that a word on the command line can name. The first five make a whole run.
-const PARTS: [&str; 6] = [CEILINGS, DRAINED, STEADY, LATENCY, readers::PART, TABLE];
+/// Parts that a word on the command line can name. All but the last make a whole run.
+const PARTS: [&str; 7] = [CEILINGS, DRAINED, PEERS, STEADY, LATENCY, readers::PART, TABLE];
 
 impl Step {
     /// All of a run; of one part where it is named.
@@ -60,6 +63,13 @@ impl Step {
             }
             if wanted(DRAINED) {
                 steps.extend(drain::SETUPS.iter().map(|setup| Step::Drain(DRAINED, setup)));
+            }
+            if wanted(PEERS) {
+                // What they are compared with.
+                if only.is_some() {
+                    steps.push(Step::Drain(DRAINED, &drain::DEFAULT));
+                }
+                steps.extend(peers::PEERS.iter().map(Step::Peer));
             }
             if wanted(TABLE) {
                 steps.extend(table.iter().map(|setup| Step::Drain(TABLE, setup)));
@@ -88,6 +98,7 @@ impl Step {
                 let bytes = messages as f64 * setup.shape.bytes as f64 * setup.per_message as f64;
                 2.0 + messages as f64 / 25_000.0 + bytes / 30e6 + setup.rows as f64 / 80_000.0
             }
+            Step::Peer(peer) => 14.0 + peer.events as f64 / 40_000.0,
             Step::Steady => 50.0,
             Step::Latency { seconds, .. } => 4.0 + seconds as f64,
             Step::Readers => 60.0,
@@ -98,6 +109,7 @@ impl Step {
         match self {
             Step::Ceilings => "ceilings".to_owned(),
             Step::Drain(part, setup) => format!("{part}, {}", setup.name),
+            Step::Peer(peer) => format!("{PEERS}, {}", peer.name),
             Step::Steady => "steady state".to_owned(),
             Step::Latency { per_second, .. } => format!("latency at {per_second} events/s"),
             Step::Readers => "readers".to_owned(),
@@ -117,6 +129,9 @@ impl Bench {
     /// Runs the steps in order, saying on standard error how far it is.
     pub async fn run(&mut self, steps: &[Step]) -> Result<()> {
         let total: f64 = steps.iter().map(|step| step.weight()).sum();
+        if steps.iter().any(|step| matches!(step, Step::Peer(_))) {
+            peers::install(&self.servers)?;
+        }
         let (began, mut done) = (Instant::now(), 0.0);
         for (number, &step) in steps.iter().enumerate() {
             let spent = began.elapsed().as_secs_f64();
@@ -148,6 +163,15 @@ impl Bench {
                     "{:.0} events/s, {:.2} µs of worker an event, {:.0} MiB",
                     drained.events_per_second, drained.worker_micros, drained.peak_mib
                 ))
+            }
+            Step::Peer(peer) => {
+                let drained = peers::drain(&self.servers, peer).await?;
+                let peers::Drained { events_per_second, micros, peak_mib } = drained;
+                for (what, value) in [(RATE, events_per_second), (WORKER, micros), (PEAK, peak_mib)]
+                {
+                    self.book.note(PEERS, peer.name, what, value);
+                }
+                Ok(format!("{events_per_second:.0} events/s, {micros:.1} µs an event"))
             }
             Step::Steady => {
                 let near = self.book.median(STEADY, HIGHEST, RATE);

@@ -77,26 +77,26 @@ pub async fn fill(
 ) -> Result<()> {
     let part = |part: u64| async move {
         let numbers = (part..count / per_message).step_by(CONNECTIONS);
-        let bodies = numbers.map(|number| events.message(number, per_message));
-        publish(servers, to, content_type(per_message), bodies).await
+        let properties = persistent(content_type(per_message));
+        let message = |number| (properties.clone(), events.message(number, per_message));
+        publish(servers, to, numbers.map(message)).await
     };
     // Both on this task: sending is done by threads of the client's own.
     futures_util::future::try_join_all((0..CONNECTIONS as u64).map(part)).await?;
     Ok(())
 }
 
-async fn publish(
+/// The same with any messages, on one connection.
+pub async fn publish(
     servers: &Servers,
     to: To<'_>,
-    content_type: &str,
-    bodies: impl Iterator<Item = Vec<u8>>,
+    messages: impl Iterator<Item = (BasicProperties, Vec<u8>)>,
 ) -> Result<()> {
     let (connection, channel) = servers.channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let properties = persistent(content_type);
     let mut pending = std::collections::VecDeque::new();
-    for body in bodies {
-        let confirm = send(&channel, to, &properties, &body).await?;
+    for (properties, body) in messages {
+        let confirm = send(&channel, to, properties, &body).await?;
         pending.push_back(confirm);
         if pending.len() >= WINDOW.min(WINDOW_BYTES / body.len().max(1))
             && let Some(oldest) = pending.pop_front()
@@ -124,12 +124,12 @@ fn persistent(content_type: &str) -> BasicProperties {
 async fn send(
     channel: &Channel,
     to: To<'_>,
-    properties: &BasicProperties,
+    properties: BasicProperties,
     body: &[u8],
 ) -> Result<impl Future<Output = lapin::Result<Confirmation>> + Send + use<>> {
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
     let (exchange, key) = (to.exchange.into(), to.key.into());
-    Ok(channel.basic_publish(exchange, key, options, body, properties.clone()).await?)
+    Ok(channel.basic_publish(exchange, key, options, body, properties).await?)
 }
 
 /// Event n is due n periods after the beginning, whatever became of those before it.
@@ -170,11 +170,14 @@ impl Paced {
         let (connection, channel) = servers.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let (owed, mut owing) = tokio::sync::mpsc::channel(OWED_MAX);
+        // The last handle of a channel closes it, and a connection cannot be closed meanwhile.
+        let kept = channel.clone();
         let confirming = tokio::spawn(async move {
             while let Some(confirm) = owing.recv().await {
                 taken(confirm.await?)?;
             }
             connection.close(200, "done".into()).await?;
+            drop(kept);
             anyhow::Ok(())
         });
         let runtime = tokio::runtime::Handle::current();
@@ -187,7 +190,7 @@ impl Paced {
                 if !early.is_zero() {
                     std::thread::sleep(early);
                 }
-                let sent = send(&channel, to, &properties, body.as_bytes());
+                let sent = send(&channel, to, properties.clone(), body.as_bytes());
                 owed.blocking_send(runtime.block_on(sent)?).ok().context("confirms ended")?;
             }
             anyhow::Ok(())

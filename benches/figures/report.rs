@@ -79,7 +79,11 @@ fn tables(book: &Book) -> String {
          start on, each server's with all its processes. Peak memory: resident, of one worker.\n";
     section("Rollcall, drained from a filled queue", drained(book, DRAINED), notes);
     section("A table that is full", drained(book, TABLE), "");
-    section("Beside the others", peers(book), "");
+    let notes = "The same events, one a message, the same queue type, table and servers; Rollcall: one \
+         worker process, the first line above. [What they are](../benches/peers/README.md): each acks \
+         after both stores, and each run's whole table and both sets were compared with what was \
+         published. µs: processor time of its processes an event, from when it began to consume.\n";
+    section("What people do instead", peers(book), notes);
     let notes = "Publisher and worker on the same cores as all servers. Highest rate: the last of a \
          search in steps of 5 s after which less than 0.2 s of events were due and not yet settled. \
          Latency: from when an event was due to be published, by an open-loop publisher, until its \
@@ -162,12 +166,17 @@ fn peers(book: &Book) -> String {
     for row in book.rows(PEERS) {
         let Some(found) = book.get(PEERS, row, RATE) else { continue };
         let ratio = book.ratio((DRAINED, DEFAULT.name, RATE), (PEERS, row, RATE));
-        text += &format!("| {row} | {} | {} |\n", cells(found, rate), median(ratio));
+        let micros = book.median(PEERS, row, WORKER).unwrap_or_default();
+        let peak = book.get(PEERS, row, PEAK).map_or(0.0, |peak| peak.most);
+        text += &format!(
+            "| {row} | {} | {} | {micros:.0} | {peak:.0} MiB |\n",
+            cells(found, rate),
+            median(ratio)
+        );
     }
-    headed(
-        "| | events/s | least – most | Rollcall is so many times it |\n|---|---:|---:|---:|\n",
-        text,
-    )
+    let head = "| instead | events/s | least – most | Rollcall is so many times it | µs | peak memory |\n\
+                |---|---:|---:|---:|---:|---:|\n";
+    headed(head, text)
 }
 
 fn steady(book: &Book) -> String {
