@@ -36,6 +36,9 @@ pub struct Addition<'a> {
 /// event of 11 KiB could fill a megabyte.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
 
+/// Of a member with its group and bucket, as most are at most.
+const MEMBER_BYTES: usize = 32;
+
 /// Why nothing can be added: the event is dead-lettered.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -48,6 +51,12 @@ pub enum Fault {
 }
 
 impl Additions {
+    /// Room for one member of each set, of a usual length: few events need more.
+    fn for_sets(sets: usize) -> Self {
+        let text = String::with_capacity(sets * MEMBER_BYTES);
+        Self { text, spans: Vec::with_capacity(sets) }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Addition<'_>> {
         let mut start = 0;
         self.spans.iter().map(move |span| {
@@ -83,7 +92,7 @@ impl Sets {
         now: OffsetDateTime,
         limits: &Limits,
     ) -> Result<Additions, Fault> {
-        let mut added = Additions::default();
+        let mut added = Additions::for_sets(self.definitions.len());
         for index in 0..self.definitions.len() {
             self.add(index, captured, occurred_at, now, limits, &mut added)?;
         }
@@ -99,7 +108,7 @@ impl Sets {
         now: OffsetDateTime,
         limits: &Limits,
     ) -> Additions {
-        let mut added = Additions::default();
+        let mut added = Additions::for_sets(self.definitions.len());
         for index in 0..self.definitions.len() {
             let (text, spans) = (added.text.len(), added.spans.len());
             if self.add(index, captured, occurred_at, now, limits, &mut added).is_err() {
@@ -193,25 +202,26 @@ impl Additions {
 
 /// The product of the scalars of some fields, addressed by number: an odometer without state.
 struct Product<'a> {
-    factors: Vec<&'a [Scalar<'a>]>,
+    slots: &'a [usize],
+    captured: &'a [Captured<'a>],
     /// 0 where a field is absent; 1 for no fields at all.
     combinations: usize,
 }
 
 impl<'a> Product<'a> {
-    fn new(slots: &[usize], captured: &'a [Captured<'a>]) -> Self {
-        let factors: Vec<_> = slots.iter().map(|slot| captured[*slot].scalars()).collect();
-        let combinations =
-            factors.iter().fold(1usize, |product, factor| product.saturating_mul(factor.len()));
-        Self { factors, combinations }
+    fn new(slots: &'a [usize], captured: &'a [Captured<'a>]) -> Self {
+        let factors = slots.iter().map(|slot| captured[*slot].scalars().len());
+        let combinations = factors.fold(1, usize::saturating_mul);
+        Self { slots, captured, combinations }
     }
 
     /// Appends combination `number`, components joined by `:`.
     fn write(&self, mut number: usize, out: &mut String) {
-        for (position, factor) in self.factors.iter().enumerate() {
+        for (position, slot) in self.slots.iter().enumerate() {
             if position > 0 {
                 out.push(':');
             }
+            let factor = self.captured[*slot].scalars();
             factor[number % factor.len()].write_component(out);
             number /= factor.len();
         }

@@ -1,12 +1,23 @@
 //! The encoding of one component of a key or member, and the way back.
 
+/// Whether a byte is encoded: each byte of each member is looked up here.
+const ENCODED: [bool; 256] = {
+    let mut encoded = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        encoded[byte] = matches!(byte as u8, b'%' | b':' | b'{' | b'}' | 0..=0x1f | 0x7f);
+        byte += 1;
+    }
+    encoded
+};
+
 /// Appends `component`, with `%`, `:`, `{`, `}`, bytes below 0x20 and 0x7f as `%` and two
 /// upper-case hex digits. Injective, and no output holds a separator or a cluster hash tag.
 pub fn encode(component: &str, out: &mut String) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut clean_from = 0;
     for (at, byte) in component.bytes().enumerate() {
-        if !matches!(byte, b'%' | b':' | b'{' | b'}' | 0..=0x1f | 0x7f) {
+        if !ENCODED[usize::from(byte)] {
             continue;
         }
         // All of these are ASCII, so `at` is a character boundary.
