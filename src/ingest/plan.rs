@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
+
 use super::batch::Taken;
 use crate::event::Event;
 use crate::projection::KeyAdditions;
@@ -12,7 +14,7 @@ pub struct Planned<'a> {
     key: String,
     kind: Kind,
     expires_at: Option<i64>,
-    members: HashSet<&'a str>,
+    members: HashSet<&'a str, RandomState>,
 }
 
 impl<'a> Planned<'a> {
@@ -28,7 +30,7 @@ impl<'a> Planned<'a> {
 
 /// Groups what the events add by key, each member once.
 pub fn plan<'a>(sets: &Sets, events: &'a [Taken<Event>]) -> Vec<Planned<'a>> {
-    let mut by_key: HashMap<(u16, &str), Planned<'a>> = HashMap::new();
+    let mut by_key: HashMap<(u16, &str), Planned<'a>, RandomState> = HashMap::default();
     for Taken { decoded: event, .. } in events {
         for add in event.additions.iter() {
             let planned = by_key.entry((add.set, add.suffix)).or_insert_with(|| {
@@ -38,7 +40,7 @@ pub fn plan<'a>(sets: &Sets, events: &'a [Taken<Event>]) -> Vec<Planned<'a>> {
                     kind: set.kind,
                     // The suffix holds the bucket: all events of this key share it.
                     expires_at: set.expires_at(event.occurred_at),
-                    members: HashSet::new(),
+                    members: HashSet::default(),
                 }
             });
             planned.members.insert(add.member);
