@@ -20,8 +20,10 @@ pub const RATES: [(u64, u64); 3] = [(100, 20), (1_000, 15), (10_000, 10)];
 const WARM_SECS: u64 = 2;
 /// Members asked for at once.
 const ASKED_MAX: usize = 1_000;
-/// Between two looks: what a time may be too long by, with the look itself.
-const LOOK: Duration = Duration::from_micros(200);
+/// Between two looks: what a time may be too long by, with the look itself. One look for so many
+/// events, and no more often: looking takes from the same cores.
+const LOOK_MIN: Duration = Duration::from_micros(200);
+const LOOK_EVENTS: u32 = 20;
 const SEEN: Duration = Duration::from_secs(30);
 
 /// In seconds.
@@ -37,7 +39,7 @@ pub async fn measure(servers: &Servers, per_second: u64, seconds: u64) -> Result
     let pace = Pace { begin: Instant::now() + Duration::from_millis(200), per_second };
     let count = per_second * (WARM_SECS + seconds);
     let redis = Redis::connect(&servers.redis)?;
-    let watching = tokio::task::spawn_blocking(move || watch(redis, pace, count));
+    let watching = tokio::task::spawn_blocking(move || watch(redis, pace, count, look(per_second)));
     let publisher = Paced::start(servers, TO, Events::new(PLAIN), pace, count).await?;
     publisher.end().await?;
     let mut took = watching.await??.split_off((per_second * WARM_SECS) as usize);
@@ -46,9 +48,13 @@ pub async fn measure(servers: &Servers, per_second: u64, seconds: u64) -> Result
     Ok(Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999) })
 }
 
+fn look(per_second: u64) -> Duration {
+    (Duration::from_secs(1) / per_second as u32 * LOOK_EVENTS).clamp(LOOK_MIN, LOOK_MIN * 10)
+}
+
 /// How long each event took. Each has a user of its own: SCARD counts it from when it is a member,
 /// and the members that are still missing are asked for by name, as lanes overtake each other.
-fn watch(mut redis: Redis, pace: Pace, count: u64) -> Result<Vec<Duration>> {
+fn watch(mut redis: Redis, pace: Pace, count: u64, look: Duration) -> Result<Vec<Duration>> {
     let key = format!("{PREFIX}:users");
     let mut took = vec![Duration::ZERO; count as usize];
     let mut missing: VecDeque<(u64, String)> = VecDeque::new();
@@ -60,7 +66,7 @@ fn watch(mut redis: Redis, pace: Pace, count: u64) -> Result<Vec<Duration>> {
         next = next.max(due);
         if missing.is_empty() {
             // Never later than the next one is due.
-            std::thread::sleep(LOOK);
+            std::thread::sleep(look);
             last_seen = Instant::now();
             continue;
         }
@@ -79,7 +85,7 @@ fn watch(mut redis: Redis, pace: Pace, count: u64) -> Result<Vec<Duration>> {
         }
         missing.extend(rest);
         ensure!(last_seen.elapsed() < SEEN, "an event was not counted within {SEEN:?}");
-        std::thread::sleep(LOOK);
+        std::thread::sleep(look);
     }
     ensure!(redis.scard(&key)? == count, "SCARD counts other members as well");
     Ok(took)

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt, TryStreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, TLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
@@ -19,8 +20,11 @@ use crate::shared::Servers;
 /// Messages, and bytes of them, that a connection has sent before it awaits the oldest confirm.
 const WINDOW: usize = 2_000;
 const WINDOW_BYTES: usize = 32 << 20;
-/// Connections that fill a queue: the client's work for one is on one thread.
-const CONNECTIONS: usize = 2;
+/// Producers. The client's work for a connection is on one thread, and RabbitMQ stops reading a channel
+/// that has more than 32 publishes on their way into a quorum queue (`quorum_commands_soft_limit`).
+const CONNECTIONS: usize = 4;
+/// Messages that a paced publisher has being written at once.
+const BURST: u64 = 500;
 /// Confirms that a paced publisher may be owed before it waits.
 const OWED_MAX: usize = 50_000;
 
@@ -94,19 +98,16 @@ pub async fn publish(
 ) -> Result<()> {
     let (connection, channel) = servers.channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let mut pending = std::collections::VecDeque::new();
-    for (properties, body) in messages {
-        let confirm = send(&channel, to, properties, &body).await?;
-        pending.push_back(confirm);
-        if pending.len() >= WINDOW.min(WINDOW_BYTES / body.len().max(1))
-            && let Some(oldest) = pending.pop_front()
-        {
-            taken(oldest.await?)?;
-        }
-    }
-    for confirm in pending {
-        taken(confirm.await?)?;
-    }
+    let mut messages = messages.peekable();
+    let bytes = messages.peek().map_or(1, |(_, body)| body.len().max(1));
+    // A publish alone waits until it has been written: one after the other is a third of the rate.
+    let sending = futures_util::stream::iter(messages).map(|(properties, body)| {
+        let channel = &channel;
+        async move { taken(send(channel, to, properties, &body).await?.await?) }
+    });
+    let mut confirmed = sending.buffered(WINDOW.min(WINDOW_BYTES / bytes).max(1));
+    while confirmed.try_next().await?.is_some() {}
+    drop(confirmed);
     connection.close(200, "done".into()).await?;
     Ok(())
 }
@@ -167,16 +168,24 @@ impl Paced {
         pace: Pace,
         count: u64,
     ) -> Result<Paced> {
-        let (connection, channel) = servers.channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let mut channels = Vec::new();
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let (connection, channel) = servers.channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            connections.push(connection);
+            channels.push(channel);
+        }
         let (owed, mut owing) = tokio::sync::mpsc::channel(OWED_MAX);
         // The last handle of a channel closes it, and a connection cannot be closed meanwhile.
-        let kept = channel.clone();
+        let kept = channels.clone();
         let confirming = tokio::spawn(async move {
             while let Some(confirm) = owing.recv().await {
                 taken(confirm.await?)?;
             }
-            connection.close(200, "done".into()).await?;
+            for connection in connections {
+                connection.close(200, "done".into()).await?;
+            }
             drop(kept);
             anyhow::Ok(())
         });
@@ -184,14 +193,22 @@ impl Paced {
         // tokio's clock ticks in milliseconds, a thread sleeps to 50 microseconds.
         let thread = std::thread::spawn(move || {
             let properties = persistent("application/json");
-            for number in 0..count {
-                let body = events.get(number).body;
-                let early = pace.due(number).saturating_duration_since(Instant::now());
-                if !early.is_zero() {
-                    std::thread::sleep(early);
+            let mut next = 0;
+            while next < count {
+                // What is due already goes out together: it waits for no answer but the write.
+                let due = pace.due_by(Instant::now()).min(count).min(next + BURST);
+                let sends = (next..due).map(|number| {
+                    let channel = &channels[number as usize % CONNECTIONS];
+                    let properties = properties.clone();
+                    let body = events.get(number).body;
+                    async move { send(channel, to, properties, body.as_bytes()).await }
+                });
+                let sent = runtime.block_on(futures_util::future::try_join_all(sends))?;
+                for confirm in sent {
+                    owed.blocking_send(confirm).ok().context("confirms ended")?;
                 }
-                let sent = send(&channel, to, properties.clone(), body.as_bytes());
-                owed.blocking_send(runtime.block_on(sent)?).ok().context("confirms ended")?;
+                next = due.max(next);
+                std::thread::sleep(pace.due(next).saturating_duration_since(Instant::now()));
             }
             anyhow::Ok(())
         });

@@ -87,7 +87,7 @@ fn tables(book: &Book) -> String {
     let notes = "Publisher and worker on the same cores as all servers. Highest rate: the last of a \
          search in steps of 5 s after which less than 0.2 s of events were due and not yet settled. \
          Latency: from when an event was due to be published, by an open-loop publisher, until its \
-         member is counted; looked at every 0.2 ms.\n";
+         member is counted; looked at each 2 ms.\n";
     section("Steady state", steady(book), notes);
     let notes = format!(
         "{} rows; {} users in 50 states. Redis: the median of 2,000, as one client sees it (p99 \

@@ -25,6 +25,36 @@ fn every_leaf_command_shows_an_example() {
     walk(&Cli::command());
 }
 
+/// What stands between backticks in the documents, or in a block of commands: `rollcall ...`, with
+/// placeholders in capitals and parts in brackets. Some name a command without all it wants.
+#[test]
+fn every_command_line_of_the_documents_is_one() {
+    let documents = [
+        include_str!("../../README.md"),
+        include_str!("../../docs/runbook.md"),
+        include_str!("../../CHANGELOG.md"),
+    ];
+    let mut found = 0;
+    for piece in documents.iter().flat_map(|text| text.split(['`', '|', '\n', '#', '('])) {
+        let piece = piece.trim().trim_start_matches("$ ");
+        let piece = piece.split(" && ").next().unwrap_or_default();
+        let Some(line) = piece.strip_prefix("rollcall ") else { continue };
+        if line.contains('│') {
+            continue;
+        }
+        found += 1;
+        let line = line.replace(['[', ']', '…'], "").replace(" N", " 1").replace(" &", "");
+        let Err(error) = parse(&line) else { continue };
+        let incomplete = [
+            ErrorKind::MissingRequiredArgument,
+            ErrorKind::MissingSubcommand,
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+        ];
+        assert!(incomplete.contains(&error.kind()), "rollcall {line}: {error}");
+    }
+    assert!(found > 40, "{found} were found");
+}
+
 #[test]
 fn every_documented_command_line_parses() {
     for line in [

@@ -18,6 +18,7 @@ mod cuts;
 mod dead_letters;
 mod demo_defects;
 mod deploy;
+mod documented;
 mod drain;
 mod emptied;
 mod failover;
