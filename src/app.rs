@@ -23,7 +23,7 @@ use crate::ingest::{close_max, keeper, report, watch};
 use crate::projection::{Projection, Reader};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Dependency, Exporter, Metrics, ServeMetrics};
-use crate::{broker, http, manage, read, serve, store};
+use crate::{broker, http, manage, read, serve, store, top};
 
 /// Queue -> Postgres -> Redis, until told to stop.
 pub async fn worker(config: Config) -> Result<Outcome> {
@@ -165,6 +165,16 @@ pub async fn serve(config: Config) -> Result<Outcome> {
     tokio::join!(work, ops);
     info!("drained: what was asked has been answered");
     Ok(Outcome::Done)
+}
+
+/// Redis -> a terminal. Needs Redis and nothing else, and says so where it is away.
+pub async fn top(config: Config, args: cli::Top) -> Result<Outcome> {
+    let shutdown = Shutdown::new();
+    let _signals = shutdown.listen().context("listening for signals")?;
+    let redis = Reader::unconnected(config.projection()?, config.sets.prefix())?;
+    let outcome = top::run(&args, redis.clone(), &config, &shutdown).await;
+    redis.close().await;
+    outcome
 }
 
 pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {

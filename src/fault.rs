@@ -22,6 +22,9 @@ pub const POINT_WITHOUT_REDIS: &str = "after_note";
 /// Those of a rebuild, in the order of its effects.
 pub const REBUILD_POINTS: &[&str] = &["before_swap", "half_swap", "after_swap", "before_settle"];
 
+/// Before a terminal is drawn: one that is not given back is of no more use.
+pub const POINT_DRAWING: &str = "drawing";
+
 /// Dies here, if the environment says so.
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) {
@@ -29,7 +32,7 @@ pub fn point(name: &str) {
     static ABORTS: AtomicU64 = AtomicU64::new(0);
     static PANICS: AtomicU64 = AtomicU64::new(0);
     debug_assert!(
-        [POINTS, REBUILD_POINTS, &[POINT_WITHOUT_REDIS]].concat().contains(&name),
+        [POINTS, REBUILD_POINTS, &[POINT_WITHOUT_REDIS, POINT_DRAWING]].concat().contains(&name),
         "{name} is not among the points"
     );
     if fires("FAULT_POINT", name, &ABORTS) {

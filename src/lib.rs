@@ -38,9 +38,9 @@
 //! and put in place; `repair/verify` compares, and takes out only what a newer snapshot does not
 //! support either. It all rests on one order: a worker adds to Redis only after its COMMIT.
 //!
-//! A reader asks Redis: [`read`] on a terminal, [`serve`] over HTTP, the third stream, which holds
-//! nothing but a way to read. [`snapshot`] is all that Redis tells at one moment, and [`pipeline`]
-//! what workers say there of themselves. An operator uses [`manage`] and [`dead_letters`];
+//! A reader asks Redis: [`read`] and [`top`] on a terminal, [`serve`] over HTTP, the third stream,
+//! which holds nothing but a way to read. [`snapshot`] is all that Redis tells at one moment, and
+//! [`pipeline`] what workers say there of themselves. An operator uses [`manage`] and [`dead_letters`];
 //! [`health`] and [`telemetry`] tell how a worker is. [`app`] starts each role, and [`shutdown`]
 //! ends it.
 //!
@@ -86,6 +86,7 @@
 //! | axum, hyper | [`http`], [`health`], [`serve`] | the ops endpoint, and the readers' one |
 //! | ureq | [`health`] | asking the ops endpoint |
 //! | clap | [`cli`] | the command line (and `main`, which calls it) |
+//! | crossterm | [`top`] | the terminal |
 //!
 //! [`broker`], [`store`] and [`projection`] never import each other. [`event`], [`sets`],
 //! [`ingest::batch`], [`ingest::breaker`], [`ingest::prefetch`] and `ingest/ledger` do no I/O and take
@@ -138,3 +139,4 @@ pub mod serve;
 pub mod shutdown;
 pub mod snapshot;
 pub mod telemetry;
+pub mod top;

@@ -99,6 +99,7 @@ async fn dispatch(config: Config, command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Worker => app::worker(config).await,
         Command::Serve => app::serve(config).await,
+        Command::Top(args) => app::top(config, args).await,
         Command::Manage(command) => app::manage(config, command).await,
         Command::Read(command) => app::read(config, command).await,
         Command::Check(output) => app::check(config, output).await,

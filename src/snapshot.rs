@@ -9,8 +9,12 @@ mod ask;
 mod groups;
 mod history;
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use ask::{Asker, Found, from_first_that_holds};
 pub use groups::{Busy, Groups};
@@ -25,6 +29,9 @@ use history::History;
 pub const GROUPS_SHOWN_MAX: usize = 10;
 /// The buckets of a set that are shown.
 pub const BUCKETS_SHOWN_MAX: usize = 31;
+
+/// While Redis does not answer it is told so again and again.
+const IMPATIENT: Duration = Duration::from_secs(1);
 
 /// One moment. Times are RFC 3339 in UTC.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -111,6 +118,43 @@ impl Looker {
         self.tell(found.map_err(|error| chain(&error)), OffsetDateTime::now_utc())
     }
 
+    /// Looks again and again, and tells each time. A Redis that does not answer within `patience`
+    /// is told as away; the look goes on, as the Redis client mends its connection only for who
+    /// waits.
+    pub async fn follow(
+        mut self,
+        every: Duration,
+        patience: Duration,
+        mut told: impl FnMut(Snapshot),
+    ) -> Infallible {
+        let asker = self.asker.clone();
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut impatient = interval(every.min(IMPATIENT));
+        impatient.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let began = Instant::now();
+            let asking = asker.ask();
+            tokio::pin!(asking);
+            let found = loop {
+                // Cancel-safe: the look is pinned and goes on, a tick has changed nothing.
+                tokio::select! {
+                    found = &mut asking => break found,
+                    _ = impatient.tick() => {
+                        let waited = began.elapsed();
+                        if waited >= patience {
+                            let error = format!("no answer for {} s", waited.as_secs());
+                            told(self.tell(Err(error), OffsetDateTime::now_utc()));
+                        }
+                    }
+                }
+            };
+            let found = found.map_err(|error| chain(&error));
+            told(self.tell(found, OffsetDateTime::now_utc()));
+        }
+    }
+
     /// A snapshot of what was found, or of a Redis that did not answer, and why.
     pub fn tell(&mut self, found: Result<Found, String>, now: OffsetDateTime) -> Snapshot {
         let found = match found {
@@ -160,6 +204,17 @@ impl Looker {
                 })
                 .collect(),
             pipeline: None,
+        }
+    }
+}
+
+impl Snapshot {
+    /// Leaves the newest points of the histories alone: those of the last so many seconds.
+    pub fn forget_before(&mut self, span: Duration) {
+        for set in &mut self.sets {
+            let newest = set.history.last().map_or(0, |(at, _)| *at);
+            let from = newest.saturating_sub_unsigned(span.as_secs());
+            set.history.retain(|(at, _)| *at >= from);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! A stream of snapshots as server-sent events: one at once, and then each as it is made. A
-//! listener that is slow gets the newest and not all. Ends with the drain.
+//! A stream of snapshots as server-sent events: a whole one at once, and then each as it is made,
+//! with what is new of the histories. A listener that is slow gets the newest and not all. Ends with
+//! the drain.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::gate::Place;
 use super::maker::Made;
@@ -24,13 +25,15 @@ struct Listener {
     made: watch::Receiver<Arc<Made>>,
     shutdown: Shutdown,
     opened: bool,
+    /// When what it was last given was made.
+    given: Option<Instant>,
     _place: Place,
 }
 
 pub fn stream(mut made: watch::Receiver<Arc<Made>>, shutdown: Shutdown, place: Place) -> Body {
     // The one that is there is news to whoever just came.
     made.mark_changed();
-    let listener = Listener { made, shutdown, opened: false, _place: place };
+    let listener = Listener { made, shutdown, opened: false, given: None, _place: place };
     Body::from_stream(stream::unfold(listener, |mut listener| async move {
         let bytes = listener.next().await?;
         Some((Ok::<_, Infallible>(bytes), listener))
@@ -43,7 +46,7 @@ impl Listener {
         if !std::mem::replace(&mut self.opened, true) {
             return Some(Bytes::from_static(OPENING.as_bytes()));
         }
-        let made = &mut self.made;
+        let (made, given) = (&mut self.made, &mut self.given);
         let next = async {
             loop {
                 match timeout(HEARTBEAT, made.changed()).await {
@@ -52,9 +55,11 @@ impl Listener {
                     Ok(Err(_)) => return None,
                     Ok(Ok(())) => {}
                 }
-                let event = made.borrow_and_update().event.clone();
-                // Nothing has been made yet.
-                if !event.is_empty() {
+                // Out of the lock: others want it while this one writes its forms.
+                let newest = made.borrow_and_update().clone();
+                // `None`: nothing has been made yet.
+                if let Some((at, event)) = newest.event(*given) {
+                    *given = Some(at);
                     return Some(event);
                 }
             }

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 const SPAN_SECS: i64 = 3_600;
 const STEP_SECS: i64 = 10;
 /// Points of all sets together: of more than some twenty sets it is less than an hour. It is what
-/// travels to each listener each second.
+/// travels to each listener when it comes.
 const POINTS_MAX: usize = 8_000;
 
 pub struct History {

@@ -94,6 +94,9 @@ async fn a_dead_letter_is_shown_without_its_control_characters() {
     assert_eq!(list(&rig, &[]).await[0]["body"], body, "a program gets it as it is");
 }
 
+/// W3C trace context.
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 /// The same bytes and headers come back; what is still bad is condemned again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replayed_event_lands_once_its_cause_is_mended() {
@@ -138,7 +141,7 @@ async fn a_replayed_event_lands_once_its_cause_is_mended() {
         Message::object(&plain),
         ndjson,
         cloud_event,
-        Message::raw(broken),
+        Message::raw(broken.clone()).header("traceparent", TRACE),
         Message::raw("{"),
     ])
     .await;
@@ -150,6 +153,10 @@ async fn a_replayed_event_lands_once_its_cause_is_mended() {
     assert_eq!(count(&rig).await, 1, "only what was chosen has left");
     let worker = rig.worker().await;
     rig.finish(&after, vec![worker]).await;
+    // Condemned, replayed and condemned again: what its producer said of the trace is still there.
+    let letters = rig.dead_letters().await;
+    let letter = letters.iter().find(|letter| letter.body == broken.as_bytes()).expect("it is");
+    assert_eq!(letter.header("traceparent"), Some(TRACE), "{letter:?}");
 }
 
 /// A replay of everything while a worker runs ends, though what is bad comes back at once.

@@ -63,22 +63,30 @@ fn rules() -> Vec<Value> {
     groups.iter().flat_map(|group| group["rules"].as_array().expect("rules").clone()).collect()
 }
 
-/// What may be asked for: what a live worker exports, and what the rules make of it.
-async fn known(worker: &Worker) -> BTreeSet<String> {
-    let metrics = worker.metrics().await.unwrap();
-    let exported = metrics.names().into_iter().map(str::to_owned);
+/// What may be asked for: what live processes export, and what the rules make of it.
+async fn known(processes: &[&Worker]) -> BTreeSet<String> {
+    let mut exported = Vec::new();
+    for process in processes {
+        let metrics = process.metrics().await.unwrap();
+        exported.extend(metrics.names().into_iter().map(str::to_owned));
+    }
     let rules = rules();
     let recorded = rules.iter().filter_map(|rule| rule["record"].as_str().map(str::to_owned));
-    exported.chain(recorded).collect()
+    exported.into_iter().chain(recorded).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scrape_of_a_worker_passes_the_checker_of_prometheus() {
+async fn a_scrape_passes_the_checker_of_prometheus() {
     let rig = Rig::new(DEFAULT_SETS).await;
     let mut oracle = rig.oracle();
     let worker = rig.warm_worker(&mut oracle, &mut Producer::new(seed())).await;
-    let page = worker.get("/metrics").await.unwrap().body;
-    assert_eq!(promtool(&["check", "metrics"], &page), Ok(String::new()));
+    let site = rig.site().await;
+    site.wait_status("/api/stats", 200).await;
+    for process in [&worker, &site.process] {
+        let page = process.get("/metrics").await.unwrap().body;
+        assert_eq!(promtool(&["check", "metrics"], &page), Ok(String::new()));
+    }
+    site.process.terminate().await;
     // The checker does look.
     assert!(promtool(&["check", "metrics"], "rollcallBad 1\n").is_err());
     rig.finish(&oracle, vec![worker]).await;
@@ -107,7 +115,8 @@ fn each_alert_fires_when_it_should_and_not_when_all_is_well() {
 async fn every_metric_that_is_asked_for_is_exported() {
     let rig = Rig::new(DEFAULT_SETS).await;
     let worker = rig.worker().await;
-    let known = known(&worker).await;
+    let site = rig.site().await;
+    let known = known(&[&worker, &site.process]).await;
     let mut asked = Vec::new();
     for rule in rules() {
         let name = rule["alert"].as_str().or(rule["record"].as_str()).expect("a name").to_owned();
@@ -136,6 +145,7 @@ async fn every_metric_that_is_asked_for_is_exported() {
             assert!(known.contains(&name), "{who} asks for {name}, which nobody exports");
         }
     }
+    site.process.terminate().await;
     worker.terminate().await;
 }
 
@@ -256,24 +266,12 @@ async fn default_of(rig: &Rig, name: &str) -> u64 {
 async fn assert_settings_exist(rig: &Rig, told: impl Iterator<Item = String>) {
     let settings = settings(rig).await;
     for name in told {
-        // The query role comes with its own settings, in the builds that have it.
-        if name.starts_with("ROLLCALL_SERVE_") && !serves(rig).await {
-            continue;
-        }
         assert!(settings.iter().any(|one| one["name"] == name.as_str()), "{name} is no setting");
     }
 }
 
-/// Whether the program has the query role.
-async fn serves(rig: &Rig) -> bool {
-    rig.cli(&["serve", "--help"]).await.code == Some(0)
-}
-
 /// That the command line would be taken, without running it.
 async fn assert_command_exists(rig: &Rig, args: &[String]) {
-    if args == ["serve"] && !serves(rig).await {
-        return;
-    }
     let args: Vec<&str> = args.iter().map(String::as_str).chain(["--help"]).collect();
     let ran = rig.cli(&args).await;
     assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.said());

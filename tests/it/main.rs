@@ -48,6 +48,7 @@ mod serve_bounds;
 mod serve_schema;
 mod sets;
 mod status;
+mod top;
 mod topology;
 mod verify;
 mod versions;

@@ -5,11 +5,12 @@ mod scenes;
 mod served;
 mod stub;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Browser, SHORT, eventually};
+use crate::harness::{Browser, LONG, SHORT, eventually};
 use scenes::{hostile, ordinary, set, snapshot};
 use stub::{Manner, Stub, ago, before};
 
@@ -162,6 +163,45 @@ async fn events_that_wait_are_stale_and_a_quiet_night_is_not() {
     assert_quiet(&browser);
 }
 
+/// The server sends it whole once, and then what is new of it; whoever comes back gets it whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_hour_stays_as_updates_come() {
+    let (stub, browser) = open(snapshot(vec![set("users", 400)])).await;
+    wait_word(&browser, "Live").await;
+    let label =
+        || browser.run("return document.querySelector('.chart').getAttribute('aria-label')");
+    let whole = json!("users over the last hour: lowest 100, highest 400");
+    let given = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    for _ in 0..2 {
+        let before = given(&stub.updates);
+        eventually(SHORT, "updates to come", async || match given(&stub.updates) - before {
+            many @ 0..10 => Err(format!("{many} came")),
+            _ => Ok(()),
+        })
+        .await;
+        assert_eq!(label(), whole);
+        let steps = "const more = document.querySelector('.tile details'); more.open = true;
+            return more.querySelectorAll('tbody tr').length";
+        eventually(SHORT, "a row for each fifth of fifty minutes", async || {
+            match browser.run(steps) {
+                rows if rows == json!(11) => Ok(()),
+                rows => Err(rows.to_string()),
+            }
+        })
+        .await;
+        // Without a stream it asks, and then listens again.
+        stub.behave(Manner::NoStream);
+        eventually(SHORT, "the page to ask", async || match given(&stub.asked) {
+            0 => Err("it does not".to_owned()),
+            _ => Ok(()),
+        })
+        .await;
+        assert_eq!(label(), whole);
+        stub.behave(Manner::Live);
+    }
+    assert_quiet(&browser);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_known_is_never_zero() {
     let mut unknown = ordinary();
@@ -204,11 +244,14 @@ async fn what_is_not_known_is_never_zero() {
 
     // One set alone, just added; and a zero that is known is one.
     let mut zero = snapshot(vec![set("cities", 0), set("added", Value::Null)]);
-    zero["pipeline"]["published_per_second"] = Value::Null;
+    // And a worker that RabbitMQ told nothing.
+    for part in ["published_per_second", "queue_ready"] {
+        zero["pipeline"][part] = Value::Null;
+    }
     stub.show(zero);
     wait_word(&browser, "Live").await;
     assert_eq!(browser.texts("#tiles .value"), ["0", "unknown"]);
-    assert_eq!(browser.texts("#stages .pair dd")[0], "unknown");
+    assert_eq!(browser.texts("#stages .pair dd")[..2], ["unknown"; 2]);
     stub.show(snapshot(vec![]));
     eventually(SHORT, "an empty list to be told", async || match browser.text("#no-sets") {
         text if text == "No sets are configured." => Ok(()),
@@ -222,25 +265,38 @@ async fn what_is_not_known_is_never_zero() {
 async fn without_a_stream_it_asks() {
     let (stub, browser) = open(ordinary()).await;
     wait_word(&browser, "Live").await;
-    stub.behave(Manner::NoStream);
-    let mut next = ordinary();
-    next["sets"][0]["cardinality"] = json!(5000);
-    stub.show(next);
-    eventually(SHORT, "an answer to arrive", async || match browser.text("#tiles .value") {
-        text if text == "5,000" => Ok(()),
-        text => Err(text),
-    })
-    .await;
-    // It goes on asking, for longer than silence would be stale.
-    let start = Instant::now();
-    eventually(SHORT, "a time of live answers", async || {
-        assert_eq!(browser.text("#word"), "Live");
-        match start.elapsed() > Duration::from_secs(8) {
-            true => Ok(()),
-            false => Err("not yet".to_owned()),
-        }
-    })
-    .await;
+    for (manner, users) in [(Manner::NoStream, 5000), (Manner::Kept, 6000)] {
+        stub.behave(manner);
+        let mut next = ordinary();
+        next["sets"][0]["cardinality"] = json!(users);
+        stub.show(next);
+        let wanted = format!("{},000", users / 1000);
+        eventually(SHORT, "an answer to arrive", async || match browser.text("#tiles .value") {
+            text if text == wanted => Ok(()),
+            text => Err(text),
+        })
+        .await;
+        // It goes on asking, for longer than silence would be stale.
+        let start = Instant::now();
+        eventually(SHORT, "a time of live answers", async || {
+            assert_eq!(browser.text("#word"), "Live", "{manner:?}");
+            match start.elapsed() > Duration::from_secs(8) {
+                true => Ok(()),
+                false => Err("not yet".to_owned()),
+            }
+        })
+        .await;
+        // A stream again, for the next.
+        stub.behave(Manner::Live);
+        let before = stub.updates.load(Ordering::Relaxed);
+        eventually(LONG, "the stream to go on", async || {
+            match stub.updates.load(Ordering::Relaxed) > before {
+                true => Ok(()),
+                false => Err("it does not".to_owned()),
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

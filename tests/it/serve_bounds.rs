@@ -213,7 +213,8 @@ async fn listeners_get_one_snapshot_at_once_and_one_each_second() {
     let site = filled(&rig).await;
     let (mut one, mut other) = (site.listen().await, site.listen().await);
     let began = Instant::now();
-    let first = one.next().await;
+    let (name, first) = one.next_event().await;
+    assert_eq!(name, "snapshot", "the hour so far, whole");
     assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
     assert_eq!((&first["known"], &first["redis"]["ok"]), (&json!(true), &json!(true)));
     let third = site.get("/api/live").await;
@@ -221,7 +222,8 @@ async fn listeners_get_one_snapshot_at_once_and_one_each_second() {
     // All are given the same, made once.
     let mut mine = std::collections::BTreeMap::new();
     for _ in 0..4 {
-        let seen = one.next().await;
+        let (name, seen) = one.next_event().await;
+        assert_eq!(name, "update", "and then what is new");
         mine.insert(seen["at"].as_str().unwrap().to_owned(), seen);
     }
     assert_eq!(mine.len(), 4);

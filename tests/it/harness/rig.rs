@@ -18,6 +18,7 @@ use super::proxy::Proxy;
 use super::redis::Redis;
 use super::servers::{self, Breakable, Server, Servers, Verb};
 use super::site::Site;
+use super::terminal::Terminal;
 use super::wait::{LONG, eventually};
 
 pub const DEFAULT_SETS: &str = "cities=state+city users=username";
@@ -206,6 +207,13 @@ impl Rig {
     /// A command that the test goes on beside.
     pub fn begin(&self, args: &[&str]) -> Running {
         Running::start(&self.dir, args, &self.env, b"")
+    }
+
+    /// A command in a terminal of its own, with these variables set as well.
+    pub fn terminal(&self, args: &[&str], settings: &[(&str, &str)]) -> Terminal {
+        let own = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let env = self.env.clone().into_iter().chain(own).collect();
+        Terminal::start(args, &env)
     }
 
     /// Runs it until it need not be tried later: the server may still be at what a killed one began.

@@ -80,10 +80,19 @@ pub struct Listener {
 impl Listener {
     /// The next snapshot.
     pub async fn next(&mut self) -> Value {
+        self.next_event().await.1
+    }
+
+    /// The same with its event's name.
+    pub async fn next_event(&mut self) -> (String, Value) {
+        let mut name = String::new();
         loop {
             let line = self.line().await.expect("the stream goes on");
+            if let Some(event) = line.strip_prefix("event: ") {
+                name = event.to_owned();
+            }
             if let Some(data) = line.strip_prefix("data: ") {
-                return serde_json::from_str(data).expect("a snapshot is JSON");
+                return (name, serde_json::from_str(data).expect("a snapshot is JSON"));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! policy are a nonce here.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,12 +28,17 @@ pub enum Manner {
     Silent,
     /// There is no stream; questions are answered.
     NoStream,
+    /// Something in between keeps the stream to itself; questions are answered.
+    Kept,
 }
 
 pub struct Stub {
     pub addr: SocketAddr,
     state: Arc<Mutex<(Manner, Value)>>,
     server: JoinHandle<()>,
+    /// Updates that were sent, and questions that were answered with a snapshot.
+    pub updates: Arc<AtomicU64>,
+    pub asked: Arc<AtomicU64>,
 }
 
 impl Stub {
@@ -40,15 +46,17 @@ impl Stub {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let addr = listener.local_addr().expect("it listens");
         let state = Arc::new(Mutex::new((Manner::Live, snapshot)));
-        let shared = Arc::clone(&state);
+        let (updates, asked) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let shared = (Arc::clone(&state), Arc::clone(&updates), Arc::clone(&asked));
         let server = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("a listener accepts");
-                connections.spawn(answer(stream, Arc::clone(&shared)));
+                let (state, updates, asked) = shared.clone();
+                connections.spawn(async move { answer(stream, &state, &updates, &asked).await });
             }
         });
-        Stub { addr, state, server }
+        Stub { addr, state, server, updates, asked }
     }
 
     pub fn url(&self) -> String {
@@ -101,15 +109,34 @@ fn now(state: &Mutex<(Manner, Value)>) -> (Manner, String) {
     (manner, snapshot.to_string())
 }
 
+fn shown(state: &Mutex<(Manner, Value)>) -> Value {
+    state.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+}
+
+fn without_past(snapshot: &str) -> Value {
+    let mut snapshot: Value = serde_json::from_str(snapshot).expect("just written");
+    for set in snapshot["sets"].as_array_mut().into_iter().flatten() {
+        if let Some(points) = set["history"].as_array_mut() {
+            points.drain(..points.len().saturating_sub(2));
+        }
+    }
+    snapshot
+}
+
 /// One request a connection. An error is the browser's leaving.
-async fn answer(mut stream: TcpStream, state: Arc<Mutex<(Manner, Value)>>) -> Option<()> {
+async fn answer(
+    mut stream: TcpStream,
+    state: &Mutex<(Manner, Value)>,
+    updates: &AtomicU64,
+    asked: &AtomicU64,
+) -> Option<()> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         request.push(stream.read_u8().await.ok()?);
     }
     let request = String::from_utf8_lossy(&request).into_owned();
     let path = request.split(' ').nth(1)?;
-    let (manner, snapshot) = now(&state);
+    let (manner, snapshot) = now(state);
     let (status, kind, body) = match path {
         "/" => {
             let nonced = PAGE.replace("<style>", "<style nonce=\"stub\">");
@@ -119,9 +146,12 @@ async fn answer(mut stream: TcpStream, state: Arc<Mutex<(Manner, Value)>>) -> Op
                 nonced.replace("<script>", "<script nonce=stub>"),
             )
         }
-        "/api/live" if manner != Manner::NoStream => return live(stream, &state).await,
+        "/api/live" if manner != Manner::NoStream => return live(stream, state, updates).await,
         "/api/snapshot" if manner == Manner::Silent => return std::future::pending().await,
-        "/api/snapshot" => ("200 OK", "application/json", snapshot),
+        "/api/snapshot" => {
+            asked.fetch_add(1, Ordering::Relaxed);
+            ("200 OK", "application/json", snapshot)
+        }
         _ => ("404 Not Found", "text/plain", String::new()),
     };
     let head = format!(
@@ -133,17 +163,30 @@ async fn answer(mut stream: TcpStream, state: Arc<Mutex<(Manner, Value)>>) -> Op
     stream.write_all(body.as_bytes()).await.ok()
 }
 
-async fn live(mut stream: TcpStream, state: &Mutex<(Manner, Value)>) -> Option<()> {
+async fn live(
+    mut stream: TcpStream,
+    state: &Mutex<(Manner, Value)>,
+    updates: &AtomicU64,
+) -> Option<()> {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
     stream.write_all(head.as_bytes()).await.ok()?;
+    let mut given = None;
     loop {
         let (manner, snapshot) = now(state);
         match manner {
             Manner::Live => {
-                let event = format!("event: snapshot\ndata: {snapshot}\n\n");
+                // Whole once, and then with what is new: as the real one.
+                let shown = shown(state);
+                let event = match given.replace(shown.clone()) == Some(shown) {
+                    true => {
+                        updates.fetch_add(1, Ordering::Relaxed);
+                        format!("event: update\ndata: {}\n\n", without_past(&snapshot))
+                    }
+                    false => format!("event: snapshot\ndata: {snapshot}\n\n"),
+                };
                 stream.write_all(event.as_bytes()).await.ok()?;
             }
-            Manner::Silent => {}
+            Manner::Silent | Manner::Kept => {}
             Manner::NoStream => return None,
         }
         tokio::time::sleep(TICK).await;
