@@ -33,6 +33,7 @@ mod long_outage;
 mod loss;
 mod memory;
 mod moments;
+mod nobody;
 mod ops;
 mod page;
 mod partitions;
