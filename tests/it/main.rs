@@ -39,6 +39,7 @@ mod page;
 mod partitions;
 mod pipeline;
 mod pipeline_report;
+mod quiet;
 mod rebuild;
 mod recomputed;
 mod renewed;
