@@ -13,7 +13,9 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use error::{ConfigErrors, Problem};
@@ -151,9 +153,41 @@ pub struct Serve {
     pub cors_origin: Option<String>,
 }
 
-/// A value that must not be printed. `Debug` writes `***`.
+/// A URL that must not be printed: it may hold a password. `Debug` writes `***`.
 #[derive(Clone)]
-pub struct Secret(pub String);
+pub struct Secret {
+    at_start: String,
+    /// Where it came from, and with which schemes it is usable.
+    file: Option<(PathBuf, &'static [&'static str])>,
+}
+
+impl Secret {
+    /// One that does not change.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret { at_start: text.into(), file: None }
+    }
+
+    /// What was read at the start.
+    pub fn at_start(&self) -> &str {
+        &self.at_start
+    }
+
+    /// What holds now: its file is read anew, so that a password that was replaced counts from the
+    /// next connection on.
+    ///
+    /// # Errors
+    /// Why the file is of no use now, in words that hold nothing of it.
+    pub fn now(&self) -> Result<Cow<'_, str>, String> {
+        let Some((path, schemes)) = &self.file else {
+            return Ok(Cow::Borrowed(&self.at_start));
+        };
+        let usable = source::read(path).and_then(|text| match redact::endpoint(&text, schemes) {
+            Ok(_) => Ok(text),
+            Err(why) => Err(why.to_owned()),
+        });
+        usable.map(Cow::Owned).map_err(|why| format!("in {} is of no use: {why}", path.display()))
+    }
+}
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

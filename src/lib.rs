@@ -83,6 +83,7 @@
 //! | fred | [`projection`] | Redis |
 //! | backoff | [`retry`] | intervals |
 //! | envy | [`config`] | environment variables |
+//! | rustls | [`tls`] | certificates, for the three clients |
 //! | axum, hyper | [`http`], [`health`], [`serve`] | the ops endpoint, and the readers' one |
 //! | ureq | [`health`] | asking the ops endpoint |
 //! | clap | [`cli`] | the command line (and `main`, which calls it) |
@@ -139,4 +140,5 @@ pub mod serve;
 pub mod shutdown;
 pub mod snapshot;
 pub mod telemetry;
+pub mod tls;
 pub mod top;

@@ -24,7 +24,7 @@ use rollcall::shutdown::Shutdown;
 use rollcall::store::StoreError;
 use rollcall::telemetry::TelemetryError;
 use rollcall::{app, dead_letters, publish};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -55,11 +55,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// A core holds passwords and events. Where we may not say so, whoever forbids it has: systemd's
-/// filter of system calls, beside LimitCORE=0.
+/// A core holds passwords and events. The limit is for cores that are files, the mark for those that
+/// the kernel pipes into a program, whatever the limit; it also keeps other processes of the same
+/// user out of the memory. Where we may not say so, whoever forbids it has: systemd's filter of
+/// system calls, beside LimitCORE=0.
 fn forbid_core_dumps() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, none);
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Help and version on standard output; a usage error, which clap would give code 2, on the other.

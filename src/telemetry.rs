@@ -10,9 +10,11 @@ mod tally;
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::filter::ParseError;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterFn, ParseError};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 pub use labels::{ByLabel, Dependency, Drift, Label, Outcome, Stage, Trigger};
 pub use metrics::{Exporter, Metrics};
@@ -48,19 +50,36 @@ pub fn init(format: Option<LogFormat>, filter: &str) -> Result<(), TelemetryErro
     let filter = EnvFilter::builder().parse(filter)?;
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Human } else { LogFormat::Json });
-    let logs = fmt()
-        .with_env_filter(filter)
+    let logs = fmt::layer()
         .with_writer(std::io::stderr)
         // On a closed stderr it would report the failure to stderr, and panic on that.
         .log_internal_errors(false);
+    let told = Registry::default().with(filter).with(FilterFn::new(is_fit_to_tell));
     match format {
-        LogFormat::Human => logs.with_ansi(terminal).finish().try_init()?,
+        LogFormat::Human => told.with(logs.with_ansi(terminal)).try_init()?,
         LogFormat::Json => {
-            let json = logs.with_ansi(false).json();
-            json.flatten_event(true).with_span_list(false).finish().try_init()?;
+            let json = logs.with_ansi(false).json().flatten_event(true).with_span_list(false);
+            told.with(json).try_init()?;
         }
     }
     Ok(())
+}
+
+/// What the clients say below a warning holds what they send and receive, whatever RUST_LOG asks
+/// for: events, members, and passwords when they log in.
+fn is_fit_to_tell(metadata: &Metadata<'_>) -> bool {
+    const CLIENTS: [&str; 8] = [
+        "amq_protocol",
+        "async_rs",
+        "fred",
+        "lapin",
+        "redis_protocol",
+        "rustls",
+        "sqlx",
+        "tcp_stream",
+    ];
+    let of_client = || CLIENTS.iter().any(|client| metadata.target().starts_with(client));
+    *metadata.level() <= Level::WARN || !of_client()
 }
 
 /// An error and its causes on one line. Its own texts must hold no secrets; they never do.

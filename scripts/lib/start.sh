@@ -45,6 +45,7 @@ vm_memory_high_watermark.relative = 0.4
 # 512 MiB unless set, kept in memory as well: too much for a small machine.
 raft.wal_max_size_bytes = 134217728
 CONF
+    [[ -z $TLS ]] || { tls_files rabbitmq; rabbitmq_tls >>"$at/rabbitmq.conf"; }
     echo '[].' >"$at/enabled_plugins"
     own "$at/rabbitmq.conf" rabbitmq
     own "$at/enabled_plugins" rabbitmq
@@ -68,6 +69,7 @@ launch_postgres() {
         touch "$at/initialised"
     fi
     postgres_conf postgres
+    [[ -z $TLS ]] || { tls_files postgres; postgres_tls >>"$at/server.conf"; }
     spawn postgres "$POSTGRES_BIN/postgres" -D "$SEEN/postgres/data"
 }
 
@@ -87,6 +89,7 @@ CONF
 
 launch_redis() {
     redis_conf redis
+    [[ -z $TLS ]] || { tls_files redis; redis_tls >>"$DATA/redis/redis.conf"; }
     spawn redis "$REDIS_KIND-server" "$SEEN/redis/redis.conf"
 }
 

@@ -6,14 +6,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, TLSConfig};
+use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::types::ShortString;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
 
 use super::BrokerError;
 use crate::config;
 use crate::retry::connect_limit;
+use crate::tls::{Files, with_or_without};
 
 /// A connection whose other end is silently gone ends 16 to 20 s later: lapin looks every half of
 /// this whether it has been twice this. With 2 s to close what is left, that is within 25 s.
@@ -41,8 +42,20 @@ pub(super) async fn connect(
     role: &str,
 ) -> Result<Connection, BrokerError> {
     let limit = connect_limit(config.timeout);
-    let uri = parse_url(&config.url.0, limit)?;
+    let url = config.url.now().map_err(|why| BrokerError::Url { why })?;
+    let uri = parse_url(&url, limit)?;
     let tried = connecting_to(&uri);
+    let tls = match uri.scheme {
+        AMQPScheme::AMQP => None,
+        AMQPScheme::AMQPS => {
+            let files = Files::of(&url)
+                .map_err(|why| BrokerError::Url { why: format!("cannot be used: {why}") })?;
+            let client = files
+                .client()
+                .map_err(|source| BrokerError::Tls { tried: tried.clone(), source })?;
+            Some(RustlsConnector::from(client))
+        }
+    };
     let runtime =
         lapin::runtime::default_runtime().map_err(|source| BrokerError::amqp(&tried, source))?;
     let (host, pid) = (host_name(), std::process::id());
@@ -60,7 +73,15 @@ pub(super) async fn connect(
         uri,
         runtime,
         async move |uri, runtime| {
-            let stream = uri.connect_with_config_async(TLSConfig::default(), &runtime);
+            let stream = async {
+                let address = (uri.authority.host.clone(), uri.authority.port);
+                let address = runtime.to_socket_addrs(address);
+                let stream = AsyncTcpStream::connect(&runtime, address).await?;
+                match &tls {
+                    None => Ok(stream),
+                    Some(tls) => stream.into_rustls(tls, &uri.authority.host).await,
+                }
+            };
             let stream =
                 tokio::time::timeout(limit, stream).await.map_err(std::io::Error::from)??;
             let tcp = match &stream {
@@ -151,8 +172,8 @@ fn parse_url(url: &str, limit: Duration) -> Result<AMQPUri, BrokerError> {
     let mut uri: AMQPUri = url.parse().map_err(|why: String| BrokerError::Url {
         // Two of the parser's messages repeat what they were given, which may hold the password.
         why: match why.starts_with("Invalid") {
-            true => "scheme or shape".to_owned(),
-            false => why,
+            true => "has another scheme or shape".to_owned(),
+            false => format!("cannot be read: {why}"),
         },
     })?;
     // The parser takes an IPv6 literal for "no host" and would go to localhost.
@@ -174,10 +195,10 @@ fn ipv6_literal(url: &str) -> Option<&str> {
 }
 
 fn connecting_to(uri: &AMQPUri) -> String {
-    format!(
-        "connecting to rabbitmq at {}:{}, vhost `{}`, as user `{}`",
-        uri.authority.host, uri.authority.port, uri.vhost, uri.authority.userinfo.username
-    )
+    let AMQPUri { scheme, authority, vhost, .. } = uri;
+    let tls = with_or_without(*scheme == AMQPScheme::AMQPS);
+    let (host, port, user) = (&authority.host, authority.port, &authority.userinfo.username);
+    format!("connecting to rabbitmq at {host}:{port} {tls}, vhost `{vhost}`, as user `{user}`")
 }
 
 fn host_name() -> String {

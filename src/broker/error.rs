@@ -10,11 +10,18 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
 use crate::retry::Class;
+use crate::tls::{self, TlsError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    #[error("the broker URL is not of the form amqp://user:password@host:port/vhost: {why}")]
+    #[error("the broker URL, amqp://user:password@host:port/vhost, {why}")]
     Url { why: String },
+    #[error("{tried} failed")]
+    Tls {
+        tried: String,
+        #[source]
+        source: TlsError,
+    },
     #[error("{what} `{name}` is longer than the 255 bytes AMQP allows")]
     NameTooLong { what: &'static str, name: String },
     #[error("{tried} did not finish within {after:?}")]
@@ -65,7 +72,10 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.kind() {
             ErrorKind::ProtocolError(error) => f.write_str(error.get_message().as_str()),
-            ErrorKind::IOError(error) => write!(f, "{error}"),
+            ErrorKind::IOError(error) => {
+                let said = error.to_string();
+                f.write_str(tls::refusal(&said).unwrap_or(&said))
+            }
             _ => write!(f, "{}", self.0),
         }
     }
@@ -77,6 +87,8 @@ impl BrokerError {
         match self {
             // Written down wrongly: the same text gives the same answer.
             Self::Url { .. } | Self::NameTooLong { .. } => Class::Config,
+            // A file that somebody has to put right.
+            Self::Tls { .. } => Class::Config,
             // The server or the network may answer next time.
             Self::Timeout { .. } => Class::Transient,
             Self::Amqp { source, .. } => class_of(&source.0),
@@ -128,7 +140,7 @@ fn protocol_error(error: &lapin::Error) -> Option<&AMQPError> {
 fn class_of(error: &lapin::Error) -> Class {
     match error.kind() {
         ErrorKind::ProtocolError(error) => class_of_reply(error),
-        // rustls reports an untrusted certificate or a wrong protocol as invalid data.
+        // rustls reports what it does not take as invalid data, and what the server does not.
         ErrorKind::IOError(error) if error.kind() == io::ErrorKind::InvalidData => Class::Config,
         // The other end does not speak AMQP 0.9.1, or not this way of logging in.
         ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => Class::Config,

@@ -167,7 +167,8 @@ impl Reader {
                 self.problems.push(Problem::against_rule(setting, "").hint(why));
             }
         }
-        Some(Secret(text))
+        let file = self.given.paths.get(setting.name).cloned().map(|path| (path, schemes));
+        Some(Secret { at_start: text, file })
     }
 
     pub fn address(&mut self, setting: &Setting) -> OpsAddr {

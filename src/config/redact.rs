@@ -5,6 +5,8 @@
 
 use url::Url;
 
+use crate::tls::{self, Files};
+
 /// Longest piece of a bad value that is shown.
 const SHOWN_CHARS: usize = 60;
 
@@ -38,9 +40,44 @@ pub fn endpoint(text: &str, schemes: &[&str]) -> Result<String, &'static str> {
         (None, Some(socket)) if !socket.is_empty() => socket,
         (None, _) => return Err("it names no host"),
     };
+    parameters(&url)?;
     let user = if url.username().is_empty() && url.password().is_none() { "" } else { "***@" };
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     Ok(format!("{}://{user}{host}{port}{}", url.scheme(), url.path()))
+}
+
+/// Refuses what a client would not understand: misspelt, it would be ignored, and `sslmode` with it.
+fn parameters(url: &Url) -> Result<(), &'static str> {
+    const TLS: [&str; 3] = [tls::CA, tls::CERT, tls::KEY];
+    let scheme = url.scheme();
+    let known: &[&str] = match scheme {
+        _ if scheme.starts_with("postgres") => &[
+            "application_name",
+            "dbname",
+            "host",
+            "hostaddr",
+            "options",
+            "password",
+            "port",
+            "ssl-mode",
+            "sslmode",
+            "statement-cache-capacity",
+            "user",
+        ],
+        _ if scheme.starts_with("redis") => &["node", "sentinelServiceName"],
+        _ => &["auth_mechanism", "channel_max", "connection_timeout", "frame_max", "heartbeat"],
+    };
+    let encrypted =
+        scheme.starts_with("postgres") || scheme.starts_with("rediss") || scheme == "amqps";
+    for (name, _) in url.query_pairs() {
+        match TLS.contains(&&*name) {
+            true if encrypted => {}
+            true => return Err("sslrootcert, sslcert and sslkey want amqps:// or rediss://"),
+            false if known.contains(&&*name) || name.starts_with("options[") => {}
+            false => return Err("it has a parameter after the `?` that is not known here"),
+        }
+    }
+    Files::of(url.as_str()).map(drop)
 }
 
 /// A short, printable, quoted form of a value that is no secret by its name. Whoever puts a URL

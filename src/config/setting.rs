@@ -137,14 +137,14 @@ const fn whole(unit: &'static str, min: u64, max: u64) -> Rule {
 settings! {
 Plain [""] {
 amqp_url AMQP_URL unset "amqp://rollcall:change-me@127.0.0.1:5672/%2f", AMQP,
-    "RabbitMQ, with user, password and virtual host.";
+    "RabbitMQ, with user, password and virtual host. TLS by amqps, with files as below.";
 database_url DATABASE_URL unset "postgres://rollcall:change-me@127.0.0.1:5432/rollcall", POSTGRES,
-    "Postgres, the primary. Add ?sslmode=verify-full where the network is not yours.";
+    "Postgres, the primary. TLS by ?sslmode=verify-full; sslrootcert, sslcert, sslkey name files.";
 database_replica_url DATABASE_REPLICA_URL
     unset "postgres://rollcall:change-me@127.0.0.1:5433/rollcall", POSTGRES,
     "A Postgres replica for long reads; without it they go to the primary.";
 redis_url REDIS_URL unset "redis://rollcall:change-me@127.0.0.1:6379/0", REDIS,
-    "Redis or Valkey: one server, a cluster or sentinels.";
+    "Redis or Valkey: one server, a cluster or sentinels. TLS by rediss, with files as above.";
 rust_log RUST_LOG text "info,lapin=off,fred=warn,sqlx=warn", Rule::LogFilter,
     "What is logged.";
 }

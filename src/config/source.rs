@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
@@ -28,6 +28,8 @@ pub enum Origin {
 pub struct Given {
     pub texts: HashMap<&'static str, String>,
     pub origins: HashMap<&'static str, Origin>,
+    /// The files that were read.
+    pub paths: HashMap<&'static str, PathBuf>,
     /// What could not be read at all, and so must not be reported as missing as well.
     pub broken: Vec<&'static str>,
 }
@@ -83,6 +85,7 @@ pub fn gather(
             Ok(text) => {
                 plain.insert(setting.name.to_owned(), text);
                 given.origins.insert(setting.name, Origin::File);
+                given.paths.insert(setting.name, path.into());
             }
             Err(why) => {
                 problems.push(
@@ -119,9 +122,10 @@ fn pairs<T: DeserializeOwned>(
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// # Errors
+/// Why not, in words that name neither the path nor the content.
+pub(super) fn read(path: &Path) -> Result<String, String> {
     let mut text = String::new();
-    // `io::Error` names neither the path nor the content.
     let file = File::open(path).map_err(|error| error.to_string())?;
     let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
     read.map_err(|error| error.to_string())?;

@@ -199,7 +199,7 @@ fn a_value_that_is_not_utf8_is_refused_by_name() {
 fn a_value_may_come_from_a_file() {
     let file = TempFile::holding("good", b"amqp://u:p@rabbit:5672/%2f\r\n");
     let config = load(&[("AMQP_URL_FILE", file.path())]).unwrap();
-    assert_eq!(config.broker().unwrap().url.0, "amqp://u:p@rabbit:5672/%2f");
+    assert_eq!(config.broker().unwrap().url.at_start(), "amqp://u:p@rabbit:5672/%2f");
     let line = "AMQP_URL=amqp://***@rabbit:5672/%2f (from its file)".to_owned();
     assert!(config.redacted().contains(&line), "{:?}", config.redacted());
 }
@@ -321,4 +321,48 @@ fn what_is_shown_of_a_bad_value_is_bounded() {
     let long = "x".repeat(100_000);
     let found = problems(&[("ROLLCALL_LANES", &long), ("ROLLCALL_QUEUE", "a\nb")]);
     assert!(found.iter().all(|p| p.len() < 400 && !p.contains('\n')), "{found:#?}");
+}
+
+/// Misspelt, `sslmode` would be ignored, and with it TLS.
+#[test]
+fn a_parameter_that_no_client_would_understand_is_refused() {
+    for (variable, url) in [
+        ("DATABASE_URL", "postgres://u:p@h/d?sslmod=verify-full"),
+        ("DATABASE_URL", "postgres://u:p@h/d?sslcert=/c.pem"),
+        ("AMQP_URL", "amqps://u:p@h/v?sslkey=/k.pem"),
+        ("AMQP_URL", "amqps://u:p@h/v?cacertfile=/ca.pem"),
+        ("AMQP_URL", "amqp://u:p@h/v?sslrootcert=/ca.pem"),
+        ("REDIS_URL", "redis://h/0?sslrootcert=/ca.pem"),
+        ("REDIS_URL", "rediss://h/0?sslrootcert=/a.pem&sslrootcert=/b.pem"),
+        ("REDIS_URL", "redis://h/0?c4n4ry=c4n4ry"),
+    ] {
+        let found = problems(&[(variable, url)]);
+        assert_eq!(found.len(), 1, "{url}: {found:?}");
+        assert!(found[0].starts_with(variable) && !found[0].contains("c4n4ry"), "{found:?}");
+    }
+    let files = "sslrootcert=/ca.pem&sslcert=/c.pem&sslkey=/k.pem";
+    for (variable, url) in [
+        ("DATABASE_URL", format!("postgres://u:p@h/d?sslmode=verify-full&{files}")),
+        ("DATABASE_URL", "postgres://u:p@h/d?host=/run/pg&options[jit]=off".to_owned()),
+        ("AMQP_URL", format!("amqps://u:p@h/v?heartbeat=30&{files}")),
+        ("REDIS_URL", format!("rediss-cluster://a:1?node=b:2&{files}")),
+    ] {
+        load(&[(variable, url.as_str())]).unwrap();
+    }
+}
+
+/// A secret that is replaced is mounted anew, while we run.
+#[test]
+fn a_url_in_a_file_is_read_anew() {
+    let file = TempFile::holding("renewed", b"redis://:first@h/0");
+    let config = load(&[("REDIS_URL_FILE", file.path())]).unwrap();
+    let url = &config.projection().unwrap().url;
+    assert_eq!(url.now().unwrap(), "redis://:first@h/0");
+    std::fs::write(file.path(), "redis://:second@h/0\n").unwrap();
+    assert_eq!(url.now().unwrap(), "redis://:second@h/0");
+    std::fs::write(file.path(), "redis://:12/c4n4ry@h/0").unwrap();
+    let why = url.now().unwrap_err();
+    assert!(why.contains("is of no use") && !why.contains("c4n4ry"), "{why}");
+    std::fs::remove_file(file.path()).unwrap();
+    assert!(url.now().unwrap_err().contains("No such file"));
 }

@@ -232,13 +232,15 @@ impl Shared {
 
 impl Link {
     async fn open(settings: &Settings) -> Result<Link, ProjectionError> {
+        let config = settings.config()?;
+        let tls = config.uses_tls();
         let client = Client::new(
-            settings.config.clone(),
+            config,
             Some(settings.performance.clone()),
             Some(settings.connection.clone()),
             Some(settings.policy.clone()),
         );
-        let failed = |source| ProjectionError::connect(&settings.servers, source);
+        let failed = |source| ProjectionError::connect(&settings.servers, tls, source);
         let mut connected = Box::pin(client.wait_for_connect());
         // Polled once before the task starts, so that it listens before there is news.
         let early = (&mut connected).now_or_never();

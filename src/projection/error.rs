@@ -10,17 +10,21 @@ use fred::error::{Error as FredError, ErrorKind};
 use fred::types::config::Server;
 
 use crate::retry::Class;
+use crate::tls::{TlsError, refusal, with_or_without};
 
 /// Longer replies say nothing more, and may quote what must not be logged.
 const REPLY_CHARS_MAX: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionError {
-    #[error("the Redis URL cannot be used: {why}")]
+    #[error("the Redis URL {why}")]
     Url { why: String },
-    #[error("could not connect to Redis at {servers}")]
+    #[error("could not connect to Redis")]
+    Tls(#[from] TlsError),
+    #[error("could not connect to Redis at {servers} {}", with_or_without(*tls))]
     Connect {
         servers: String,
+        tls: bool,
         #[source]
         source: FredError,
     },
@@ -54,6 +58,8 @@ impl ProjectionError {
         match self {
             // The text of the setting is wrong: it will be so on the next try.
             Self::Url { .. } => Class::Config,
+            // A file that somebody has to put right.
+            Self::Tls(_) => Class::Config,
             // Refused and hung pass; a wrong password does not.
             Self::Connect { source, .. } | Self::Command { source, .. } => class_of(source),
             // An outage ends.
@@ -92,8 +98,12 @@ impl ProjectionError {
         }
     }
 
-    pub(super) fn connect(servers: &[Server], source: FredError) -> Self {
-        Self::Connect { servers: names(servers), source: loggable(source) }
+    pub(super) fn connect(servers: &[Server], tls: bool, source: FredError) -> Self {
+        let source = match refusal(source.details()) {
+            Some(why) => FredError::new(ErrorKind::Tls, why),
+            None => loggable(source),
+        };
+        Self::Connect { servers: names(servers), tls, source }
     }
 
     pub(super) fn away(servers: &[Server], waited: Duration) -> Self {
@@ -162,8 +172,8 @@ fn is_lasting_err(details: &str) -> bool {
 
 fn class_of_kind(error: &FredError) -> Class {
     match error.kind() {
-        // A certificate that is not trusted arrives as an I/O error, and stays untrusted.
-        ErrorKind::IO if error.details().contains("InvalidCertificate") => Class::Config,
+        // A certificate that is not trusted can arrive as an I/O error, and stays untrusted.
+        ErrorKind::IO if refusal(error.details()).is_some() => Class::Config,
         // The network or the server is away or slow.
         ErrorKind::IO | ErrorKind::Timeout => Class::Transient,
         // The connection went while the command was under way, or was replaced.

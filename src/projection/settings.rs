@@ -13,8 +13,9 @@ use fred::types::config::{
 
 use super::client::COMMANDS_IN_FLIGHT_MAX;
 use super::error::ProjectionError;
-use crate::config;
 use crate::config::setting::REDIS_SCHEMES;
+use crate::config::{self, Secret};
+use crate::tls::Files;
 
 /// fred's queue to its router. Twice what we let in, for it also carries commands that timed out
 /// during an outage and fred's own reconnects: a full queue would end its router.
@@ -26,9 +27,9 @@ const UNRESPONSIVE_MAX: Duration = Duration::from_secs(8);
 const RECONNECT_MIN_MS: u32 = 50;
 const RECONNECT_MAX_MS: u32 = 2_000;
 
-/// fred's settings, made once from ours.
+/// fred's settings, made once from ours, but for what is read anew.
 pub(super) struct Settings {
-    pub(super) config: Config,
+    url: Secret,
     pub(super) performance: PerformanceConfig,
     pub(super) connection: ConnectionConfig,
     pub(super) policy: ReconnectPolicy,
@@ -40,22 +41,33 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(from: &config::Projection) -> Result<Settings, ProjectionError> {
         let timeout = from.timeout;
-        let mut config = parse_url(&from.url.0)?;
-        // A first connection that fails is told at once; retrying is the caller's.
-        config.fail_fast = true;
+        let servers = parse_url(from.url.at_start())?.server.hosts();
         let performance =
             PerformanceConfig { default_command_timeout: timeout, ..Default::default() };
         let mut policy = ReconnectPolicy::new_exponential(0, RECONNECT_MIN_MS, RECONNECT_MAX_MS, 2);
         policy.set_jitter(RECONNECT_MIN_MS);
-        let servers = config.server.hosts();
         Ok(Settings {
-            config,
+            url: from.url.clone(),
             performance,
             connection: connection(timeout),
             policy,
             servers,
             timeout,
         })
+    }
+
+    /// Where to and as whom, as the URL and its files say now.
+    pub(super) fn config(&self) -> Result<Config, ProjectionError> {
+        let url = self.url.now().map_err(|why| ProjectionError::Url { why })?;
+        let mut config = parse_url(&url)?;
+        // A first connection that fails is told at once; retrying is the caller's.
+        config.fail_fast = true;
+        if url.starts_with("rediss") {
+            let files = Files::of(&url)
+                .map_err(|why| ProjectionError::Url { why: format!("cannot be used: {why}") })?;
+            config.tls = Some(files.client()?.into());
+        }
+        Ok(config)
     }
 }
 
@@ -101,38 +113,39 @@ fn connection(timeout: Duration) -> ConnectionConfig {
 
 /// Takes the schemes we document, and no others: fred takes any unknown one for plain `redis`.
 fn parse_url(url: &str) -> Result<Config, ProjectionError> {
-    let unusable = |why: String| ProjectionError::Url { why };
+    let unusable = |why: String| ProjectionError::Url { why: format!("cannot be used: {why}") };
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
     if !REDIS_SCHEMES.contains(&scheme) {
         return Err(unusable(format!("its scheme must be one of {}", REDIS_SCHEMES.join(", "))));
     }
+    // With TLS fred would read the system's CAs itself, and fail where one of them is broken.
+    let plain = url.replacen("rediss", "redis", 1);
     // fred's words for it name the part at fault ("InvalidPort"), never its text.
-    Config::from_url(url).map_err(|error| unusable(error.details().to_owned()))
+    Config::from_url(&plain).map_err(|error| unusable(error.details().to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
 
     fn settings(url: &str) -> Result<Settings, ProjectionError> {
         Settings::new(&config::Projection {
-            url: Secret(url.to_owned()),
+            url: Secret::new(url),
             timeout: Duration::from_secs(5),
         })
     }
 
     #[test]
     fn every_documented_scheme_is_understood() {
-        let single = settings("redis://ann:p%40ss@127.0.0.1:7001/3").unwrap().config;
+        let single = settings("redis://ann:p%40ss@127.0.0.1:7001/3").unwrap().config().unwrap();
         assert!(single.server.is_centralized());
         assert_eq!(single.password.as_deref(), Some("p@ss"));
         assert_eq!(single.database, Some(3));
         let cluster = settings("redis-cluster://127.0.0.1:7001?node=127.0.0.1:7002").unwrap();
-        assert!(cluster.config.server.is_clustered());
+        assert!(cluster.config().unwrap().server.is_clustered());
         assert_eq!(cluster.servers.len(), 2);
         let sentinel = "redis-sentinel://127.0.0.1:26379?sentinelServiceName=main";
-        assert!(settings(sentinel).unwrap().config.server.is_sentinel());
+        assert!(settings(sentinel).unwrap().config().unwrap().server.is_sentinel());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::sqlstate;
 use crate::retry::Class;
+use crate::tls;
 
 /// A failure of the store as a whole. A row that Postgres refuses is not one: see
 /// [`super::Refused`].
@@ -129,7 +130,7 @@ pub enum Cause {
     #[error(transparent)]
     Io(std::io::Error),
 
-    #[error("no TLS: {0}")]
+    #[error("{0}")]
     Tls(String),
 
     /// No answer while connecting.
@@ -175,8 +176,11 @@ impl From<sqlx::Error> for Cause {
                 };
                 Cause::Server { sqlstate, message, unrouted }
             }
-            sqlx::Error::Io(error) => Cause::Io(error),
-            sqlx::Error::Tls(error) => Cause::Tls(error.to_string()),
+            sqlx::Error::Io(error) => match tls::refusal(&error.to_string()) {
+                Some(why) => Cause::Tls(format!("no TLS: {why}")),
+                None => Cause::Io(error),
+            },
+            sqlx::Error::Tls(error) => Cause::Tls(format!("no TLS: {error}")),
             other => Cause::Driver(sqlstate::bounded(&other.to_string())),
         }
     }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::error::{Cause, StoreError};
 use crate::config::Secret;
 use crate::retry::connect_limit;
+use crate::tls::{Files, Pem, TlsError};
 
 /// How much longer than the server we wait. Covers the round trip and a server that is busy
 /// cancelling; once it has passed the connection is given up.
@@ -37,8 +38,16 @@ pub struct Link {
 impl Link {
     /// Connects within a part of `limit`, and gives each statement all of it.
     pub async fn open(url: &Secret, limit: Duration) -> Result<Link, StoreError> {
-        let options = options(&url.0, limit)?;
+        let url = url.now().map_err(|rule| StoreError::Url { rule })?;
+        let options = options(&url, limit)?;
         let target = target(&options);
+        let options = match with_certificates(options, &url) {
+            Ok(options) => options,
+            Err(error) => {
+                let source = Cause::Tls(crate::telemetry::chain(&error));
+                return Err(StoreError::Connect { target, source });
+            }
+        };
         let patience = connect_limit(limit);
         let conn = match timeout(patience, options.connect()).await {
             Ok(Ok(conn)) => conn,
@@ -166,9 +175,15 @@ fn options(url: &str, limit: Duration) -> Result<PgConnectOptions, StoreError> {
     if !given.port {
         options = options.port(5432);
     }
-    if !given.sslmode {
-        options = options.ssl_mode(PgSslMode::Prefer);
-    }
+    let files = Files::of(url).map_err(|rule| StoreError::Url { rule: rule.to_owned() })?;
+    // Whoever names files wants them used: without a word no less than all that there is, and with
+    // `require` what libpq makes of it where it has a CA.
+    options = match (given.sslmode, options.get_ssl_mode()) {
+        (false, _) if files.is_none() => options.ssl_mode(PgSslMode::Prefer),
+        (false, _) => options.ssl_mode(PgSslMode::VerifyFull),
+        (true, PgSslMode::Require) if files.has_ca() => options.ssl_mode(PgSslMode::VerifyCa),
+        (true, _) => options,
+    };
     if !given.password {
         options = options.password("");
     }
@@ -195,6 +210,19 @@ fn options(url: &str, limit: Duration) -> Result<PgConnectOptions, StoreError> {
             ("tcp_keepalives_interval", "10".to_owned()),
             ("tcp_keepalives_count", "3".to_owned()),
         ]))
+}
+
+/// With what the files of the URL hold now: the driver would not say which of them it cannot read.
+/// Beside a CA that is named it trusts those of the system.
+fn with_certificates(options: PgConnectOptions, url: &str) -> Result<PgConnectOptions, TlsError> {
+    let files = Files::of(url).unwrap_or_default();
+    let Pem { ca, identity } = files.read()?;
+    // None at all, where the driver would take PGSSLROOTCERT.
+    let options = options.ssl_root_cert_from_pem(ca.unwrap_or_default());
+    Ok(match identity {
+        Some((cert, key)) => options.ssl_client_cert_from_pem(cert).ssl_client_key_from_pem(key),
+        None => options,
+    })
 }
 
 /// The driver wraps what it has to say in prefixes.
@@ -309,5 +337,21 @@ mod tests {
         assert_eq!(target(&options), "db:6000/roll");
         let socket = PgConnectOptions::from_str("postgres://ann@%2Ftmp%2Fpg/roll").unwrap();
         assert!(target(&socket).starts_with("/tmp/pg:"));
+    }
+
+    #[test]
+    fn a_ca_that_is_named_is_asked() {
+        for (query, mode) in [
+            ("", "Prefer"),
+            ("?sslmode=require", "Require"),
+            ("?sslrootcert=/ca.pem", "VerifyFull"),
+            ("?sslcert=/c.pem&sslkey=/k.pem", "VerifyFull"),
+            ("?sslmode=require&sslrootcert=/ca.pem", "VerifyCa"),
+            ("?sslmode=disable&sslrootcert=/ca.pem", "Disable"),
+        ] {
+            let url = format!("postgres://u:p@h/d{query}");
+            let options = options(&url, Duration::from_secs(1)).unwrap();
+            assert_eq!(format!("{:?}", options.get_ssl_mode()), mode, "{query}");
+        }
     }
 }

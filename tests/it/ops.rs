@@ -101,7 +101,7 @@ async fn a_worker_waits_for_its_schema() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_payload_and_no_credential_is_logged() {
     let mut rig = Rig::new(DEFAULT_SETS).await;
-    rig.set("RUST_LOG", "debug");
+    rig.set("RUST_LOG", "trace");
     let mut oracle = rig.oracle();
     let mut producer = Producer::new(seed());
     let mut event = producer.event();

@@ -14,7 +14,7 @@ struct Rights {
 }
 
 pub fn script(broker: &config::Broker, users: &str) -> String {
-    let vhost = quoted(&vhost(&broker.url.0));
+    let vhost = quoted(&vhost(broker.url.at_start()));
     let mut script = String::from(
         "# For sh, where rabbitmqctl reaches the node; as often as you like. Passwords come from the\n\
          # environment: PRODUCER_PASSWORD, WORKER_PASSWORD, MANAGER_PASSWORD, TOPOLOGY_PASSWORD.\n\

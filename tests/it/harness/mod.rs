@@ -2,6 +2,7 @@
 //! raw clients, and the oracle that says what must be true at the end.
 
 mod amqp;
+mod authority;
 mod browser;
 mod fleet;
 mod growth;
@@ -32,6 +33,7 @@ mod wait;
 mod witness;
 
 pub use amqp::{Act, Amqp};
+pub use authority::{Authority, Flaw, Identity};
 pub use browser::Browser;
 pub use fleet::Fleet;
 pub use growth::Growth;

@@ -31,9 +31,25 @@ impl Worker {
 
     /// The same of another role that runs until it is told to stop.
     pub async fn start_as(role: &str, dir: &Path, env: &Env) -> Worker {
+        Worker::begin(role, command(&[role], env), dir).await
+    }
+
+    /// The same as nobody, without a capability, where nothing can be written.
+    pub async fn start_as_nobody(role: &str, dir: &Path, env: &Env) -> Worker {
+        // A checkout may lie where nobody may go.
+        let binary = fresh_path(dir, "rollcall");
+        fs::copy(env!("CARGO_BIN_EXE_rollcall"), &binary).expect("the test's folder has room");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/harness/as_nobody");
+        let mut command = Command::new(script);
+        let path = std::env::var("PATH").expect("tests have a PATH");
+        command.arg(binary).arg(role).env_clear().env("PATH", path).envs(env);
+        Worker::begin(role, command, dir).await
+    }
+
+    async fn begin(role: &str, mut command: Command, dir: &Path) -> Worker {
         let log = fresh_path(dir, &format!("{role}.log"));
         let out = File::create(&log).expect("the test's folder can be written");
-        let child = command(&[role], env)
+        let child = command
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("a file can be shared"))
             .stderr(out)
@@ -42,7 +58,7 @@ impl Worker {
         let mut worker = Worker { child, log, addr: SocketAddr::from(([127, 0, 0, 1], 0)) };
         worker.addr = eventually(SHORT, "the worker to listen", async || {
             if let Some(status) = worker.child.try_wait().expect("a child can be asked") {
-                panic!("the worker ended with {status}");
+                panic!("the {role} ended with {status}: {}", worker.log());
             }
             worker.told_addr(names::LISTENING).ok_or_else(|| "its log names no port".to_owned())
         })
@@ -155,6 +171,10 @@ impl Worker {
             child.try_wait().expect("a child can be asked").ok_or("it runs".to_owned())
         })
         .await
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// A file that the kernel has of this process.

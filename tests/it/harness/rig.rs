@@ -2,7 +2,7 @@
 //! hold in it at the end.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -25,10 +25,10 @@ pub const DEFAULT_SETS: &str = "cities=state+city users=username";
 
 pub struct Rig {
     servers: Home,
-    pub(super) dir: PathBuf,
+    pub dir: PathBuf,
     pub env: Env,
     /// The test's own way into Postgres, which may do all.
-    pub(super) admin_url: String,
+    pub admin_url: String,
     /// What is another for a worker than for the rest: how it logs in.
     pub worker_env: Env,
 }
@@ -103,6 +103,15 @@ impl Rig {
     pub async fn breakable(sets: &str) -> Rig {
         let servers = tokio::task::spawn_blocking(servers::breakable).await.expect("servers start");
         let rig = Rig::make(Home::Breakable(servers), sets).await;
+        rig.prepare().await;
+        rig
+    }
+
+    /// A world on servers that speak TLS as well, with the certificates of this folder.
+    pub async fn with_tls(sets: &str, folder: &Path) -> Rig {
+        let folder = folder.to_owned();
+        let servers = tokio::task::spawn_blocking(move || servers::with_tls(&folder)).await;
+        let rig = Rig::make(Home::Breakable(servers.expect("servers start")), sets).await;
         rig.prepare().await;
         rig
     }

@@ -68,11 +68,13 @@ pub struct Servers {
     pub amqp_url: String,
     pub database_url: String,
     pub redis_url: String,
+    /// RabbitMQ's and Redis's, where the set has TLS.
+    pub tls_urls: Option<(String, String)>,
 }
 
 /// The set that no test may harm.
 pub fn shared() -> &'static Servers {
-    static SHARED: LazyLock<Servers> = LazyLock::new(|| Servers::up("shared"));
+    static SHARED: LazyLock<Servers> = LazyLock::new(|| Servers::up("shared", None));
     &SHARED
 }
 
@@ -94,6 +96,25 @@ pub struct Breakable {
     spoilt: AtomicBool,
 }
 
+/// A set that speaks TLS as well, with the certificates of this folder. No other test gets it.
+pub fn with_tls(folder: &Path) -> Breakable {
+    let (pool, freed) = &*POOL;
+    let mut locked = pool.lock().unwrap_or_else(PoisonError::into_inner);
+    while locked.made >= BREAKABLE_MAX {
+        if let Some(servers) = locked.free.pop() {
+            servers.remove();
+            locked.made -= 1;
+        } else {
+            locked = freed.wait(locked).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+    locked.made += 1;
+    drop(locked);
+    let breakable = Breakable::new(Servers::up("tls", Some(folder)));
+    breakable.spoil();
+    breakable
+}
+
 /// A set that may be broken, mended before it is handed out. Waits while all are taken; so who
 /// wants several takes them before anybody waits for what it has.
 pub fn breakable() -> Breakable {
@@ -109,7 +130,7 @@ pub fn breakable() -> Breakable {
             locked.made += 1;
             let label = format!("breakable-{}", locked.made);
             drop(locked);
-            return Breakable::new(Servers::up(&label));
+            return Breakable::new(Servers::up(&label, None));
         }
         locked = freed.wait(locked).unwrap_or_else(PoisonError::into_inner);
     }
@@ -143,8 +164,10 @@ impl Drop for Breakable {
         let spoilt = failed || self.spoilt.load(Ordering::Relaxed);
         if spoilt {
             // After a failure the logs stay until the run ends.
-            let verb = if failed { "down" } else { "remove" };
-            let _ = call(&[verb, &servers.dir.display().to_string()]);
+            match failed {
+                true => drop(call(&["down", &servers.dir.display().to_string()])),
+                false => servers.remove(),
+            }
         }
         let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
         match spoilt {
@@ -156,12 +179,14 @@ impl Drop for Breakable {
 }
 
 impl Servers {
-    fn up(label: &str) -> Servers {
+    fn up(label: &str, tls: Option<&Path>) -> Servers {
         let dir = fresh_dir(label);
         let pid = std::process::id().to_string();
-        run(&["up", &dir.display().to_string(), "--until-pid", &pid]);
+        let args = ["up", &dir.display().to_string(), "--until-pid", &pid];
+        call_with(&args, tls).unwrap_or_else(|said| panic!("scripts/servers {args:?}: {said}"));
         let env = fs::read_to_string(dir.join("env")).expect("scripts/servers up writes DIR/env");
         Servers {
+            tls_urls: tls.map(|_| (value(&env, "AMQPS_URL"), value(&env, "REDISS_URL"))),
             amqp_url: value(&env, "AMQP_URL"),
             database_url: value(&env, "DATABASE_URL"),
             redis_url: value(&env, "REDIS_URL"),
@@ -227,6 +252,16 @@ impl Servers {
         self.folder(server).join(folder)
     }
 
+    /// Has them take the certificates that lie in their folder now.
+    pub fn renew_tls(&self) {
+        run(&["renew-tls", &self.dir.display().to_string()]);
+    }
+
+    /// What stays of a failure goes with the test run.
+    fn remove(&self) {
+        let _ = call(&["remove", &self.dir.display().to_string()]);
+    }
+
     /// Whatever the last test did to them, they run.
     fn mend(&self) {
         for server in Server::ALL {
@@ -275,7 +310,12 @@ fn run(args: &[&str]) -> String {
 }
 
 fn call(args: &[&str]) -> Result<String, String> {
+    call_with(args, None)
+}
+
+fn call_with(args: &[&str], tls: Option<&Path>) -> Result<String, String> {
     let output = Command::new(script())
+        .envs(tls.map(|folder| ("SERVERS_TLS", folder)))
         .args(args)
         // Appended to a file, so that a Redis that is stopped and started has its sets again;
         // no test cuts the power.
