@@ -4,7 +4,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test test-next chaos fuzz mutants bench growth fmt lint install
+.PHONY: help demo up down clean-servers build test test-next chaos fuzz mutants bench growth fmt lint install \
+  examples asyncapi deb
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -37,7 +38,7 @@ clean-servers: ## stop every set under .rollcall and delete its data
 build: ## the release binary: target/release/rollcall
 	cargo build --release --locked
 
-test: install lint ## everything: format, clippy, unit, property and integration tests
+test: install examples lint ## everything: format, clippy, unit, property and integration tests
 	cargo test --locked --features fault-points
 
 chaos: install ## the long versions of the fault tests: 35 kills, 1,800 cuts, 40 rebuilds, drift in a million
@@ -68,6 +69,15 @@ bench: install ## measure on private servers: ceilings, drain, latency, memory (
 
 growth: install ## how the cost grows with the table, into docs/ (GROWTH_ROWS="1000000 5000000")
 	@scripts/growth
+
+examples: install ## install what the examples need: a Python environment and Node's packages
+	@scripts/examples
+
+asyncapi: install ## check schema/asyncapi.yaml against AsyncAPI's own schema
+	@scripts/asyncapi
+
+deb: ## a Debian package of the release binary, under target/deb
+	@scripts/deb
 
 fmt: ## format the code
 	@scripts/need-components rustfmt

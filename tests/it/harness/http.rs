@@ -16,16 +16,35 @@ pub async fn get(addr: SocketAddr, path: &str) -> Result<Reply, String> {
 }
 
 pub async fn request(addr: SocketAddr, method: &str, path: &str) -> Result<Reply, String> {
-    tokio::time::timeout(Duration::from_secs(5), exchange(addr, method, path))
+    tokio::time::timeout(Duration::from_secs(5), exchange(addr, method, path, ""))
         .await
         .map_err(|_| format!("{method} {path} had no answer in 5 s"))?
         .map_err(|error| format!("{method} {path} failed: {error}"))
 }
 
-async fn exchange(addr: SocketAddr, method: &str, path: &str) -> std::io::Result<Reply> {
+/// Posts a form.
+pub async fn post_form(addr: SocketAddr, path: &str, form: &str) -> Result<Reply, String> {
+    tokio::time::timeout(Duration::from_secs(5), exchange(addr, "POST", path, form))
+        .await
+        .map_err(|_| format!("POST {path} had no answer in 5 s"))?
+        .map_err(|error| format!("POST {path} failed: {error}"))
+}
+
+async fn exchange(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    form: &str,
+) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect(addr).await?;
+    let kind = match form {
+        "" => "",
+        _ => "Content-Type: application/x-www-form-urlencoded\r\n",
+    };
+    let length = form.len();
     let request = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\n{kind}Content-Length: {length}\r\n\
+         Connection: close\r\n\r\n{form}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();

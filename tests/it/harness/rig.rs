@@ -23,7 +23,7 @@ pub const DEFAULT_SETS: &str = "cities=state+city users=username";
 
 pub struct Rig {
     servers: Home,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     pub env: Env,
     /// The test's own way into Postgres, which may do all.
     admin_url: String,
