@@ -4,8 +4,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo up down clean-servers build test test-next chaos fuzz mutants bench growth fmt lint install \
-  examples asyncapi deb
+.PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench bench-check growth \
+  fmt lint install install-tests deploy-check deny sbom asyncapi deb
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -38,7 +38,8 @@ clean-servers: ## stop every set under .rollcall and delete its data
 build: ## the release binary: target/release/rollcall
 	cargo build --release --locked
 
-test: install examples lint ## everything: format, clippy, unit, property and integration tests
+test: install-tests lint ## everything: format, clippy, unit, property and integration tests
+	@scripts/promtool --version >/dev/null 2>&1 || scripts/promtool --version
 	cargo test --locked --features fault-points
 
 chaos: install ## the long versions of the fault tests: 35 kills, 1,800 cuts, 40 rebuilds, drift in a million
@@ -50,7 +51,7 @@ chaos: install ## the long versions of the fault tests: 35 kills, 1,800 cuts, 40
 	  cargo test --release --locked --features fault-points --test it -- --nocapture \
 	  --test-threads=1 rebuild::rebuilds verify::verify_names emptied:: failover::
 
-test-next: ## the integration tests against Debian 13's servers, with Redis 8, then with Valkey 8
+test-next: install-tests ## the integration tests against Debian 13's servers, with Redis 8, then with Valkey 8
 	@scripts/next-servers $(next)
 	@for redis in redis valkey; do \
 	  echo "test-next: RabbitMQ, Postgres and $$redis of $(next)"; \
@@ -58,22 +59,34 @@ test-next: ## the integration tests against Debian 13's servers, with Redis 8, t
 	    cargo test --locked --features fault-points --test it -- $(TESTS); \
 	done
 
+api-check: install ## ask `rollcall serve` thousands of odd questions made from its OpenAPI document
+	@scripts/api-check
+
 fuzz: ## fuzz the decoder and the encoding for FUZZ_SECS (60) each
 	@scripts/fuzz $(FUZZ)
 
 mutants: install ## break the code on purpose, and show which test notices (MUTANT=name for one)
 	@scripts/mutants $(MUTANT)
 
-bench: install ## measure on private servers: ceilings, drain, latency, memory (BENCH=single for a part)
+bench: install ## measure on private servers, 20 min, into docs/ and README (BENCH=drained for a part)
 	@scripts/bench $(BENCH)
+
+bench-check: ## hold the instructions that our own code costs an event against benches/instructions.txt
+	@scripts/bench-check $(BENCH_CHECK)
 
 growth: install ## how the cost grows with the table, into docs/ (GROWTH_ROWS="1000000 5000000")
 	@scripts/growth
 
-examples: install ## install what the examples need: a Python environment and Node's packages
-	@scripts/examples
+deploy-check: ## check deploy/ against the schemas of Kubernetes, by systemd and by promtool
+	@scripts/deploy-check
 
-asyncapi: install ## check schema/asyncapi.yaml against AsyncAPI's own schema
+deny: ## check licences, sources and advisories of all crates (DENY="bans licenses sources" for some)
+	@scripts/deny $(DENY)
+
+sbom: ## write the bill of materials of the binary: target/rollcall.cdx.json
+	@scripts/sbom
+
+asyncapi: install-tests ## check schema/asyncapi.yaml against AsyncAPI's own schema
 	@scripts/asyncapi
 
 deb: ## a Debian package of the release binary, under target/deb
@@ -90,3 +103,7 @@ lint: ## check the format and run clippy, warnings being errors
 
 install: ## install RabbitMQ, Postgres and Redis by apt where they are missing
 	@scripts/install
+
+install-tests: ## the same, the browser of the tests, and what the examples need
+	@scripts/install tests
+	@scripts/examples

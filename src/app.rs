@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -17,11 +19,11 @@ use crate::ingest::ledger::Ledger;
 use crate::ingest::outage::Outage;
 use crate::ingest::servers::Real;
 use crate::ingest::supervisor::{self, Drained, Shared, WorkerConfig};
-use crate::ingest::{close_max, keeper, watch};
-use crate::projection::Projection;
+use crate::ingest::{close_max, keeper, report, watch};
+use crate::projection::{Projection, Reader};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Dependency, Metrics};
-use crate::{broker, manage, read, store};
+use crate::telemetry::{self, Dependency, Exporter, Metrics, ServeMetrics};
+use crate::{broker, http, manage, read, serve, store};
 
 /// Queue -> Postgres -> Redis, until told to stop.
 pub async fn worker(config: Config) -> Result<Outcome> {
@@ -65,6 +67,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
                 metrics: metrics.clone(),
                 generation_missing: Arc::default(),
                 silences: Arc::default(),
+                looker: Arc::default(),
             },
             metrics: metrics.clone(),
             health: health.clone(),
@@ -80,7 +83,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
         // made ahead beside ingest, by whichever worker comes first.
         let drained = tokio::select! {
             drained = Box::pin(supervisor::run(&shared, &shutdown)) => drained,
-            never = manage::keep_partitions(store) => match never {},
+            never = manage::keep_partitions(store, &metrics) => match never {},
             never = Box::pin(watch::run(&shared)) => match never {},
             never = Box::pin(keeper::run(&shared)) => match never {},
         };
@@ -88,25 +91,14 @@ pub async fn worker(config: Config) -> Result<Outcome> {
         let goodbye = async {
             // What stays of it where Redis is away others take for a process that died.
             let _ = guard::leave(&shared.servers).await;
+            let _ = report::leave(&shared).await;
             redis.close().await;
         };
         let _ = tokio::time::timeout(limit, goodbye).await;
         anyhow::Ok(drained)
     };
-    let ended = tokio::sync::Notify::new();
-    let ops = async {
-        let Some(listener) = listener else { return };
-        let draining = async {
-            shutdown.draining().await;
-            health.drain();
-            std::future::pending::<()>().await;
-        };
-        // Answers through the drain, so that it can be watched.
-        tokio::select! {
-            () = health::serve(listener, health.clone(), metrics.clone(), ended.notified()) => {}
-            () = draining => {}
-        }
-    };
+    let ended = Notify::new();
+    let ops = watched(listener, &health, metrics.exporter(), &shutdown, &ended);
     let worker = async {
         let drained = supervisor::beating(&health, worker).await;
         ended.notify_one();
@@ -125,6 +117,56 @@ pub async fn worker(config: Config) -> Result<Outcome> {
     }
 }
 
+/// The ops endpoint, where there is one. Answers through the drain, so that it can be watched,
+/// until the work has ended.
+async fn watched(
+    listener: Option<TcpListener>,
+    health: &Arc<Health>,
+    exporter: &Exporter,
+    shutdown: &Shutdown,
+    ended: &Notify,
+) {
+    let Some(listener) = listener else { return };
+    let draining = async {
+        shutdown.draining().await;
+        health.drain();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = health::serve(listener, health.clone(), exporter.clone(), ended.notified()) => {}
+        () = draining => {}
+    }
+}
+
+/// Redis -> readers, until told to stop. Needs no other server.
+pub async fn serve(config: Config) -> Result<Outcome> {
+    let projection = config.projection()?;
+    telemetry::init(config.log_format, &config.log_filter)?;
+    let shutdown = Shutdown::new();
+    let _signals = shutdown.listen().context("listening for signals")?;
+    let settings = config.redacted().join(" ");
+    info!(version = env!("CARGO_PKG_VERSION"), settings, "starting");
+    let metrics = Arc::new(ServeMetrics::new());
+    let health = Arc::new(Health::new(&[Dependency::Redis]));
+    let ops = health::bind(config.ops).await?;
+    let listener = http::bind(config.serve.addr, "readers").await?;
+    info!(addr = %listener.local_addr().context("the address of readers")?, "serving readers");
+    // Connects when it is needed: where Redis is away it says so, and waits.
+    let redis = Reader::unconnected(projection, config.sets.prefix())?;
+    let ended = Notify::new();
+    let ops = watched(ops, &health, metrics.exporter(), &shutdown, &ended);
+    let work = async {
+        let work =
+            serve::run(&config, redis.clone(), listener, &health, metrics.clone(), &shutdown);
+        supervisor::beating(&health, Box::pin(work)).await;
+        redis.close().await;
+        ended.notify_one();
+    };
+    tokio::join!(work, ops);
+    info!("drained: what was asked has been answered");
+    Ok(Outcome::Done)
+}
+
 pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
     match command {
         cli::Manage::Migrate(output) => manage::migrate(config.store()?, output).await?,
@@ -133,6 +175,7 @@ pub async fn manage(config: Config, command: cli::Manage) -> Result<Outcome> {
         cli::Manage::Index(args) => {
             return manage::index::run(config.store()?, &config.sets, &args).await;
         }
+        cli::Manage::Access(args) => return manage::access::run(&config, &args),
         cli::Manage::Forget(args) => return manage::forget::run(&config, &args).await,
         cli::Manage::Status(output) => return manage::status::run(&config, output).await,
         cli::Manage::Retention(args) => return manage::retention::run(&config, &args).await,

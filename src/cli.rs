@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use dead_letters::{DeadLetters, Filter, Select};
 pub use publish::Publish;
-pub use upkeep::{FieldValue, ForgetArgs, IndexArgs, RetentionArgs};
+pub use upkeep::{AccessArgs, FieldValue, ForgetArgs, IndexArgs, RetentionArgs, Server};
 
 const EXIT_CODES: &str = "\
 Everything is configured by environment variables: `rollcall settings` lists them all.
@@ -45,6 +45,18 @@ Example:
   AMQP_URL=amqp://localhost DATABASE_URL=postgres://localhost/rollcall \\
     REDIS_URL=redis://localhost rollcall worker")]
     Worker,
+    /// Answer readers over HTTP, from Redis alone, until told to stop
+    ///
+    /// Counts, members and one page, read-only: it needs REDIS_URL and ROLLCALL_SETS and no other
+    /// server, and its user in Redis needs no right to write. Where Redis is away, or does not hold
+    /// all of a set, the answer is 503 and never a no or a 0. SIGTERM ends it when what is under way
+    /// is answered. Plain HTTP on ROLLCALL_SERVE_ADDR: TLS and logins are for the proxy before it.
+    #[command(after_help = "\
+Example:
+  REDIS_URL=redis://localhost rollcall serve &
+  curl http://127.0.0.1:9465/api/stats
+  curl 'http://127.0.0.1:9465/api/sets/users/contains?member=ann'")]
+    Serve,
     /// Prepare and look after Postgres and RabbitMQ
     #[command(subcommand)]
     Manage(Manage),
@@ -238,6 +250,16 @@ Examples:
   rollcall manage forget username=ann --dry-run
   rollcall manage forget user.email=ann@example.org --json")]
     Forget(ForgetArgs),
+    /// Print the users of a server, each with no more rights than its work takes
+    ///
+    /// A script for whoever administers it, with the names of this configuration. No password is in
+    /// it: it takes them from its environment. Nothing is asked or changed by this command.
+    #[command(after_help = "\
+Examples:
+  rollcall manage access --print postgres | psql \"$ADMIN_URL\"
+  rollcall manage access --print rabbitmq | sh
+  rollcall manage access --print redis | sh")]
+    Access(AccessArgs),
     /// Show what there is: partitions, indexes, replica, queue, dead letters, and each set
     ///
     /// A server that is away is shown as that and the others all the same; the exit code is 75 then.

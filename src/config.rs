@@ -40,6 +40,7 @@ pub struct Config {
     /// How long a lane holds a batch for Redis before ingest goes on without it.
     pub redis_hold: Duration,
     pub ops: OpsAddr,
+    pub serve: Serve,
     /// `None`: human on a terminal, else JSON.
     pub log_format: Option<LogFormat>,
     pub log_filter: String,
@@ -141,6 +142,22 @@ pub struct Ingest {
     pub drain: Duration,
     pub retry_min: Duration,
     pub retry_max: Duration,
+}
+
+/// The query role's own bounds, of one process.
+#[derive(Clone, Debug)]
+pub struct Serve {
+    pub addr: SocketAddr,
+    pub connections_max: usize,
+    /// Requests that are worked on at once.
+    pub in_flight_max: usize,
+    pub requests_per_second_max: u32,
+    /// Streams of snapshots that are open at once, each on a connection.
+    pub streams_max: usize,
+    /// For one answer.
+    pub timeout: Duration,
+    /// The one origin whose pages may read the answers, or `*`; `None`: only our own page.
+    pub cors_origin: Option<String>,
 }
 
 /// A value that must not be printed. `Debug` writes `***`.

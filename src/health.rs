@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub use endpoint::{OpsError, bind, serve};
+pub use endpoint::{bind, serve};
 pub use probe::{ProbeError, probe};
 
 use tokio::sync::Notify;
 
 use crate::config::redact::scrub;
-use crate::telemetry::{Dependency, Label as _};
+use crate::telemetry::{Dependency, Label as _, Metrics};
 
 /// The supervisor beats at least every few seconds, whatever is away; a silence this long is a
 /// process that makes no progress and that only a restart can help.
@@ -160,6 +160,16 @@ impl Health {
                     reason: state.reason.clone(),
                 })
                 .collect(),
+        }
+    }
+
+    /// The same as metrics; a server that this role does not need stays at 0.
+    pub fn tell(&self, metrics: &Metrics, now: Instant) {
+        let report = self.report(now);
+        metrics.ready.set(f64::from(u8::from(report.ready)));
+        for state in self.states().iter() {
+            let up = f64::from(u8::from(state.status == Status::Ok));
+            metrics.dependency_up.of(state.dependency).set(up);
         }
     }
 

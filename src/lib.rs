@@ -38,7 +38,9 @@
 //! and put in place; `repair/verify` compares, and takes out only what a newer snapshot does not
 //! support either. It all rests on one order: a worker adds to Redis only after its COMMIT.
 //!
-//! A reader asks Redis ([`read`] is one). An operator uses [`manage`] and [`dead_letters`];
+//! A reader asks Redis: [`read`] on a terminal, [`serve`] over HTTP, the third stream, which holds
+//! nothing but a way to read. [`snapshot`] is all that Redis tells at one moment, and [`pipeline`]
+//! what workers say there of themselves. An operator uses [`manage`] and [`dead_letters`];
 //! [`health`] and [`telemetry`] tell how a worker is. [`app`] starts each role, and [`shutdown`]
 //! ends it.
 //!
@@ -81,7 +83,8 @@
 //! | fred | [`projection`] | Redis |
 //! | backoff | [`retry`] | intervals |
 //! | envy | [`config`] | environment variables |
-//! | axum, hyper, ureq | [`health`] | the ops endpoint, and asking it |
+//! | axum, hyper | [`http`], [`health`], [`serve`] | the ops endpoint, and the readers' one |
+//! | ureq | [`health`] | asking the ops endpoint |
 //! | clap, clap_complete, clap_mangen | [`cli`] | the command line (and `main`, which calls it) |
 //!
 //! [`broker`], [`store`] and [`projection`] never import each other. [`event`], [`sets`],
@@ -123,11 +126,15 @@ pub mod cli;
 pub mod config;
 pub mod dead_letters;
 pub mod health;
+pub mod http;
 pub mod manage;
+pub mod pipeline;
 pub mod progress;
 pub mod publish;
 pub mod read;
 pub mod retry;
 pub mod sample;
+pub mod serve;
 pub mod shutdown;
+pub mod snapshot;
 pub mod telemetry;

@@ -12,7 +12,8 @@ use rollcall::cli::{Cli, Command, Outcome, Output};
 use rollcall::config::setting::{self, SETTINGS};
 use rollcall::config::{Config, ConfigErrors};
 use rollcall::dead_letters::DeadLettersError;
-use rollcall::health::{OpsError, ProbeError};
+use rollcall::health::ProbeError;
+use rollcall::http::BindError;
 use rollcall::manage::NotConfigured;
 use rollcall::projection::ProjectionError;
 use rollcall::publish::PublishError;
@@ -23,6 +24,7 @@ use rollcall::shutdown::Shutdown;
 use rollcall::store::StoreError;
 use rollcall::telemetry::TelemetryError;
 use rollcall::{app, dead_letters, publish};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -34,6 +36,7 @@ const USAGE: u8 = 64;
 const TRY_LATER: u8 = 75;
 
 fn main() -> ExitCode {
+    forbid_core_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
@@ -50,6 +53,13 @@ fn main() -> ExitCode {
             ExitCode::from(code(&error))
         }
     }
+}
+
+/// A core holds passwords and events. Where we may not say so, whoever forbids it has: systemd's
+/// filter of system calls, beside LimitCORE=0.
+fn forbid_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
 }
 
 /// Help and version on standard output; a usage error, which clap would give code 2, on the other.
@@ -91,6 +101,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
 async fn dispatch(config: Config, command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Worker => app::worker(config).await,
+        Command::Serve => app::serve(config).await,
         Command::Manage(command) => app::manage(config, command).await,
         Command::Read(command) => app::read(config, command).await,
         Command::Check(output) => app::check(config, output).await,
@@ -169,7 +180,7 @@ fn class(error: &(dyn std::error::Error + 'static)) -> Option<Class> {
         .or_else(|| error.downcast_ref().map(RepairError::class))
         .or_else(|| error.downcast_ref().map(StoreError::class))
         .or_else(|| error.downcast_ref().map(ProjectionError::class))
-        .or_else(|| error.downcast_ref().map(OpsError::class))
+        .or_else(|| error.downcast_ref().map(BindError::class))
         .or_else(|| error.downcast_ref().map(TelemetryError::class))
         .or_else(|| error.downcast_ref().map(NotConfigured::class))
         // A set, group or bucket that is not there: the question is wrong.

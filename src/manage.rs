@@ -1,5 +1,6 @@
 //! `rollcall manage`: what a worker must not do, or should not have to.
 
+pub mod access;
 pub mod forget;
 pub mod index;
 mod repair;
@@ -17,7 +18,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::cli::Output;
-use crate::telemetry::rfc3339;
+use crate::telemetry::{Metrics, rfc3339};
 use crate::{broker, config, store};
 
 pub use repair::run as repair;
@@ -108,10 +109,17 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Keeps the coming partitions made ahead, for as long as it is polled. A role that may not is no
 /// failure: a partition is made on demand too, and `rollcall manage partitions` can run elsewhere.
-pub async fn keep_partitions(config: &config::Store) -> Infallible {
+pub async fn keep_partitions(config: &config::Store, metrics: &Metrics) -> Infallible {
     let mut said = false;
     loop {
-        match store::make_ahead(config, OffsetDateTime::now_utc()).await {
+        let made = store::make_ahead(config, OffsetDateTime::now_utc()).await;
+        // Also where none could be made: then it counts what is left of them.
+        if let Ok(all) = store::list(config).await {
+            let now = OffsetDateTime::now_utc();
+            let ahead = all.iter().filter(|one| one.from.is_some_and(|from| from > now));
+            metrics.partitions_ahead.set(ahead.count() as f64);
+        }
+        match made {
             Ok(made) => {
                 for partition in made {
                     tracing::info!(partition = partition.name, "made a partition ahead");

@@ -9,6 +9,7 @@ mod additions;
 mod encode;
 mod fields;
 mod grammar;
+mod keys;
 #[cfg(any(test, fuzzing))]
 pub mod laws;
 mod source;
@@ -21,6 +22,7 @@ use time::format_description::well_known::Rfc3339;
 pub use additions::{Addition, Additions, Fault};
 pub use encode::{decode, encode};
 pub use fields::{Captured, Fields, ROOT, Scalar};
+pub use grammar::RESERVED;
 pub use source::{Place, Source};
 
 /// Every set that is kept, and what their keys and fields are.
@@ -123,8 +125,8 @@ impl Sets {
         Ok(Self::parse(&self.prefix, &text.join(" "), self.ttl).unwrap_or_else(|_| self.clone()))
     }
 
-    /// The set that a key belongs to, by number, and the key's suffix. `None` for `meta`, `wm` and
-    /// keys of sets that are not kept.
+    /// The set that a key belongs to, by number, and the key's suffix. `None` for the
+    /// reserved keys and those of sets that are not kept.
     pub fn of_key<'k>(&self, key: &'k str) -> Option<(u16, &'k str)> {
         let name = key.strip_prefix(self.prefix.as_str())?.strip_prefix(':')?;
         let name = name.split(':').next()?;
@@ -227,6 +229,15 @@ impl Set {
     pub fn expires_at(&self, at: OffsetDateTime) -> Option<i64> {
         let end = self.window?.bucket_end(at);
         Some(end.saturating_add(i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX)))
+    }
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Estimated => "estimated",
+        }
     }
 }
 

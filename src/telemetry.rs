@@ -5,6 +5,8 @@
 
 mod labels;
 mod metrics;
+mod serve;
+mod tally;
 
 use std::io::IsTerminal as _;
 
@@ -12,8 +14,9 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, fmt};
 
-pub use labels::{ByLabel, Dependency, Label, Outcome, Stage, Trigger};
-pub use metrics::Metrics;
+pub use labels::{ByLabel, Dependency, Drift, Label, Outcome, Stage, Trigger};
+pub use metrics::{Exporter, Metrics};
+pub use serve::ServeMetrics;
 
 use crate::config::LogFormat;
 use crate::retry::Class;

@@ -1,23 +1,55 @@
-//! The figures of the README, measured in one run against the servers in the environment
-//! (`AMQP_URL`, `DATABASE_URL`, `REDIS_URL`): `make bench` starts private ones.
+//! The figures of docs/performance.md and the README, measured in one run against the servers in the
+//! environment (`AMQP_URL`, `DATABASE_URL`, `REDIS_URL`, and `BENCH_SERVERS`, the folder of their
+//! set): `make bench` starts private ones. It must never be pointed at servers that hold anything:
+//! it empties them.
 //!
-//! First what the servers can do with nothing of ours in the way, then a worker against the same
-//! servers: drained from a filled queue, idle latency, memory. Ratios within a run hold; the
-//! numbers themselves belong to the machine.
+//! What the servers can do with nothing of ours in the way; a worker drained from a filled queue, one
+//! factor at a time; publisher and worker together; readers. Ratios within a run hold; the numbers
+//! themselves belong to the machine. One part by name prints its tables and writes nothing.
 
+mod book;
 mod ceilings;
-mod load;
+mod chart;
+mod cpu;
+mod drain;
+mod events;
+mod goals;
+mod latency;
+mod plan;
+mod publish;
+mod readers;
+mod report;
+mod rows;
+#[allow(dead_code, reason = "each bench takes what it needs")]
 #[path = "../shared/mod.rs"]
 mod shared;
+mod steady;
 mod worker;
 
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use sqlx::{Connection, PgConnection};
 
-/// Events of one drained queue.
-const EVENTS: u64 = 300_000;
-const ROUNDS: usize = 3;
+use drain::{DEFAULT, Setup};
+use plan::{Bench, Step};
+use report::Setting;
+use shared::Servers;
+use shared::machine::Machine;
+use shared::redis::Redis;
+
+/// The worker's: what a client costs is its allocator as well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ROUNDS: u32 = 3;
+/// Of `BENCH=table`.
+const TABLE_ROWS: u64 = 20_000_000;
+/// Between these two the README has what a whole run wrote.
+const BEGIN: &str = "<!-- make bench: begin -->";
+const END: &str = "<!-- make bench: end -->";
 
 fn main() -> Result<()> {
     // `cargo test --all-targets` runs benches with `--test`: measuring is not testing.
@@ -30,78 +62,61 @@ fn main() -> Result<()> {
 
 async fn run() -> Result<()> {
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    let wanted = |name: &str| only.as_deref().is_none_or(|only| name.starts_with(only));
-    let events: u64 = match std::env::var("BENCH_EVENTS") {
-        Ok(text) => text.parse().context("BENCH_EVENTS")?,
-        Err(_) => EVENTS,
-    };
-    let servers = shared::Servers::from_env()?;
-    println!("{:<46} {:>12} {:>12} {:>12}", "", "median", "least", "most");
-    if wanted("ceilings") {
-        let mut rates = [(); 4].map(|()| Vec::new());
-        for _ in 0..ROUNDS {
-            rates[0].push(ceilings::publish(&servers, events).await?);
-            rates[1].push(ceilings::consume(&servers, events).await?);
-            rates[2].push(ceilings::insert(&servers, events).await?);
-            rates[3].push(ceilings::add(&servers, events).await?);
-        }
-        let names = [
-            "publish with confirms, messages/s",
-            "consume only, multiple acks, messages/s",
-            "unnest insert only, 2 connections, events/s",
-            "SADD only, 2 sets, events/s",
-        ];
-        for (name, rates) in names.iter().zip(&mut rates) {
-            row(name, rates);
-        }
+    let rounds = setting("BENCH_ROUNDS", u64::from(ROUNDS))? as u32;
+    let steps = Step::all(only.as_deref(), rounds, table()?)?;
+    let set = std::env::var("BENCH_SERVERS").context("BENCH_SERVERS is not set")?;
+    let servers = Arc::new(Servers::from_env()?);
+    worker::prepare(&servers).await?;
+    let mut database = PgConnection::connect(&servers.database).await?;
+    let machine = Machine::look(&mut database, &mut Redis::connect(&servers.redis)?).await?;
+    database.close().await?;
+    let setting = Setting { machine, rabbitmq: rabbitmq(&set)?, rounds };
+    let pids = cpu::Pids::find(&set)?;
+    let mut bench = Bench { servers, pids, load: None, book: Default::default() };
+    bench.run(&steps).await?;
+    // What is published is a whole run of this build.
+    let whole = only.is_none() && std::env::var_os("BENCH_BINARY").is_none();
+    if whole {
+        write(&setting, &bench)?;
     }
-    for (name, per_message) in [("single", 1), ("hundred", 100)] {
-        if !wanted(name) {
-            continue;
-        }
-        let (mut rates, mut cpu, mut peak) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            let drained = worker::drain(&servers, events, per_message).await?;
-            rates.push(drained.events_per_second);
-            cpu.push(drained.cpu_us_per_event);
-            peak.push(drained.peak_mib);
-        }
-        row(&format!("drained, {per_message} a message, events/s"), &mut rates);
-        row("  worker CPU, µs an event", &mut cpu);
-        row("  worker peak memory, MiB", &mut peak);
-    }
-    if wanted("latency") {
-        let mut seconds = worker::latency(&servers, 100, Duration::from_secs(20)).await?;
-        seconds.sort_by(f64::total_cmp);
-        for (name, share) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-            let at = ((seconds.len() - 1) as f64 * share).round() as usize;
-            println!(
-                "{:<46} {:>12.2}",
-                format!("confirmed -> SCARD, 100/s, {name}, ms"),
-                seconds[at] * 1e3
-            );
-        }
-    }
-    if wanted("memory") {
-        let peak = worker::memory_of_large_messages(&servers, 500, 900 << 10).await?;
-        println!("{:<46} {peak:>12.1}", "peak memory, 500 messages of 900 KiB, MiB");
-        let drained = worker::drain(&servers, 1_000_000, 1).await?;
-        println!("{:<46} {:>12.1}", "peak memory, 1 M single events, MiB", drained.peak_mib);
-        println!("{:<46} {:>12.0}", "  drained at, events/s", drained.events_per_second);
-    }
+    println!("{}", report::page(&setting, &bench.book));
     Ok(())
 }
 
-fn row(name: &str, values: &mut [f64]) {
-    values.sort_by(f64::total_cmp);
-    let (least, median, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-    let digits = if median < 1000.0 { 2 } else { 0 };
-    println!("{name:<46} {median:>12.digits$} {least:>12.digits$} {most:>12.digits$}");
+/// The same on an empty table and on a large one.
+fn table() -> Result<&'static [Setup]> {
+    let rows = setting("BENCH_ROWS", TABLE_ROWS)?;
+    let name = format!("{} rows in the table", shared::words::grouped(rows));
+    let full = Setup { name: name.leak(), rows, ..DEFAULT };
+    let empty = Setup { name: "an empty table", ..DEFAULT };
+    Ok(Vec::from([empty, full]).leak())
 }
 
-/// Events a second over a timed piece of work.
-async fn rate<T>(events: u64, work: impl Future<Output = Result<T>>) -> Result<f64> {
-    let started = Instant::now();
-    work.await?;
-    Ok(events as f64 / started.elapsed().as_secs_f64())
+fn setting(name: &str, default: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name}: {text}")),
+        Err(_) => Ok(default),
+    }
+}
+
+fn rabbitmq(set: &str) -> Result<String> {
+    let output = Command::new("scripts/servers").args(["rabbitmqctl", set, "version"]).output()?;
+    ensure!(output.status.success(), "rabbitmqctl version");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+fn write(setting: &Setting, bench: &Bench) -> Result<()> {
+    let docs = Path::new("docs");
+    std::fs::create_dir_all(docs)?;
+    std::fs::write(docs.join("performance.svg"), chart::svg(&bench.book))?;
+    std::fs::write(docs.join("performance.md"), report::page(setting, &bench.book))?;
+    let readme = std::fs::read_to_string("README.md")?;
+    let parts = readme.split_once(BEGIN).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(END)?;
+        Some((before, after))
+    });
+    let (before, after) = parts.context("README.md has no place for the figures")?;
+    let summary = report::summary(setting, &bench.book);
+    std::fs::write("README.md", format!("{before}{BEGIN}\n{summary}{END}{after}"))?;
+    Ok(())
 }

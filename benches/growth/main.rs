@@ -9,17 +9,20 @@
 mod chart;
 mod process;
 mod queries;
-mod redis;
 mod report;
 mod rows;
+#[allow(dead_code, reason = "each bench takes what it needs")]
 #[path = "../shared/mod.rs"]
 mod shared;
 
 use anyhow::{Context, Result, ensure};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use report::{Machine, Stage};
-use shared::Servers;
+use report::Stage;
+use shared::machine::Machine;
+use shared::redis::Redis;
+use shared::words::grouped;
+use shared::{Servers, settle};
 
 const ROWS: &str = "1000000 5000000 20000000";
 const OUT: &str = "docs";
@@ -54,16 +57,16 @@ async fn run() -> Result<()> {
     let stored: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM events)").fetch_one(&mut database).await?;
     ensure!(!stored, "these servers hold events: not the place for this");
-    let mut redis = redis::Redis::connect(&servers.redis)?;
+    let mut redis = Redis::connect(&servers.redis)?;
     let empty = redis.used_memory()?;
     let mut rows = rows::Rows::begin(&servers).await?;
-    let machine = Machine::look(&mut database, redis.version()?).await?;
+    let machine = Machine::look(&mut database, &mut redis).await?;
     let out = std::env::var("GROWTH_OUT").unwrap_or_else(|_| OUT.to_owned());
     let out = std::path::Path::new(&out);
     std::fs::create_dir_all(out)?;
     let mut stages = Vec::new();
     for size in sizes {
-        eprintln!("growth: {} rows", report::grouped(size));
+        eprintln!("growth: {} rows", grouped(size));
         rows.grow(&servers, size).await?;
         let stage = measure(&servers, &mut database, &mut redis, size, empty).await?;
         eprintln!("{}", report::table(std::slice::from_ref(&stage)));
@@ -80,7 +83,7 @@ async fn run() -> Result<()> {
 async fn measure(
     servers: &Servers,
     database: &mut PgConnection,
-    redis: &mut redis::Redis,
+    redis: &mut Redis,
     rows: u64,
     empty: u64,
 ) -> Result<Stage> {
@@ -88,12 +91,12 @@ async fn measure(
     let table_bytes = table_bytes(database).await?;
     let distinct = "SELECT count(DISTINCT payload #>> '{username}') FROM events";
     let distinct = queries::count(database, distinct).await?;
-    let grouped = "SELECT payload #>> '{username}', count(*) FROM events GROUP BY 1";
-    let grouped = queries::count(database, &counting(grouped)).await?;
+    let by_user = "SELECT payload #>> '{username}', count(*) FROM events GROUP BY 1";
+    let grouped = queries::count(database, &counting(by_user)).await?;
     let searched = queries::count(database, &of_one_user("payload #>> '{username}'")).await?;
 
     let index = run(&["manage", "index"])?;
-    rows::settle(database).await?;
+    settle(database).await?;
     let indexes_bytes = self::table_bytes(database).await? - table_bytes;
     let group_by = group_by(&index.answer)?;
     let indexed = queries::count(database, &counting(&group_by)).await?;
@@ -113,8 +116,9 @@ async fn measure(
     let members = verify.answer["members"].as_u64().context("members")?;
     let redis_bytes = redis.used_memory()? - empty;
     // The first ones warm up the connection.
-    redis.scard_times(&key, SCARDS / 10)?;
-    let scard = redis.scard_times(&key, SCARDS)?;
+    let question = format!("SCARD {key}");
+    redis.times(&question, SCARDS / 10)?;
+    let scard = redis.times(&question, SCARDS)?;
 
     // The next size is measured without them first.
     for made in index.answer["indexes"].as_array().into_iter().flatten() {

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use sqlx::PgConnection;
-
 use crate::process::Ran;
 use crate::queries::Counted;
+use crate::shared::machine::Machine;
+use crate::shared::words::{duration, grouped, mib};
 
 /// The figures at one size of the table.
 pub struct Stage {
@@ -33,42 +32,14 @@ pub struct Stage {
     pub indexes_bytes: u64,
 }
 
-pub struct Machine {
-    cores: usize,
-    memory_gib: f64,
-    postgres: String,
-    redis: String,
-    fsync: String,
-    at: String,
-}
-
-impl Machine {
-    pub async fn look(database: &mut PgConnection, redis: String) -> Result<Machine> {
-        let (postgres, fsync): (String, String) =
-            sqlx::query_as("SELECT current_setting('server_version'), current_setting('fsync')")
-                .fetch_one(database)
-                .await?;
-        let memory = std::fs::read_to_string("/proc/meminfo")?;
-        let kib = memory.lines().next().unwrap_or_default().split_whitespace().nth(1);
-        let kib: f64 = kib.unwrap_or_default().parse()?;
-        Ok(Machine {
-            cores: std::thread::available_parallelism()?.get(),
-            memory_gib: kib / 1024.0 / 1024.0,
-            postgres: postgres.split(' ').next().unwrap_or_default().to_owned(),
-            redis,
-            fsync,
-            at: time::OffsetDateTime::now_utc().date().to_string(),
-        })
-    }
-}
-
 /// The whole page.
 pub fn page(machine: &Machine, stages: &[Stage]) -> String {
-    let Machine { cores, memory_gib, postgres, redis, fsync, at } = machine;
+    let Machine { cores, model, memory_gib, postgres, redis, fsync, at, commit } = machine;
     let page = format!(
         "# How the cost grows\n\n\
          ![Time to count the distinct users](growth.svg)\n\n\
-         One run of `make growth` on {at}: {cores} cores, {memory_gib:.0} GiB of memory, Postgres \
+         One run of `make growth` on {at} at commit {commit}: {cores} cores ({model}), \
+         {memory_gib:.0} GiB of memory, Postgres \
          {postgres} (fsync {fsync}, else as it comes) and Redis {redis} on the same machine. One table \
          of events of some 250 bytes, over two years of monthly partitions, grows through the sizes; \
          one event in five is by a new user. The sets: `cities=state+city` (30,048 places) \
@@ -127,25 +98,4 @@ pub fn table(stages: &[Stage]) -> String {
     text += &line("Postgres, bytes a row", &|stage| per(stage.table_bytes, stage.rows));
     text += &line("the 3 indexes, bytes a row", &|stage| per(stage.indexes_bytes, stage.rows));
     text
-}
-
-fn mib(mib: f64) -> String {
-    format!("{mib:.0} MiB")
-}
-
-/// Three digits or so.
-pub fn duration(took: Duration) -> String {
-    let seconds = took.as_secs_f64();
-    match seconds {
-        _ if seconds < 1e-3 => format!("{:.0} µs", seconds * 1e6),
-        _ if seconds < 0.1 => format!("{:.1} ms", seconds * 1e3),
-        _ if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
-        _ if seconds < 100.0 => format!("{seconds:.1} s"),
-        _ => format!("{seconds:.0} s"),
-    }
-}
-
-/// `1,000,000`
-pub fn grouped(number: u64) -> String {
-    indicatif::HumanCount(number).to_string()
 }

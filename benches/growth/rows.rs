@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Result;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::shared::Servers;
+use crate::shared::{Servers, settle};
 
 /// Rows of one INSERT.
 const STATEMENT: u64 = 50_000;
@@ -107,11 +107,4 @@ impl Rows {
         let mut database = PgConnection::connect(&servers.database).await?;
         settle(&mut database).await
     }
-}
-
-/// What autovacuum would come to in the end.
-pub async fn settle(database: &mut PgConnection) -> Result<()> {
-    database.execute("VACUUM (ANALYZE) events").await?;
-    database.execute("CHECKPOINT").await?;
-    Ok(())
 }

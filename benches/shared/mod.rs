@@ -1,8 +1,15 @@
-//! What the benches have in common: the servers under measurement, and our own binary against them.
+//! What the benches have in common: the servers under measurement, our own binary against them, and
+//! how figures are told. Measures nothing itself.
+
+pub mod drawing;
+pub mod machine;
+pub mod redis;
+pub mod words;
 
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use sqlx::{Executor, PgConnection};
 
 pub struct Servers {
     pub amqp: String,
@@ -41,4 +48,11 @@ pub fn peak_mib(pid: u32) -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib: f64 = line.context("VmHWM")?.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
+}
+
+/// What autovacuum would come to in the end.
+pub async fn settle(database: &mut PgConnection) -> Result<()> {
+    database.execute("VACUUM (ANALYZE) events").await?;
+    database.execute("CHECKPOINT").await?;
+    Ok(())
 }

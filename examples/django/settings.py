@@ -11,7 +11,7 @@ INSTALLED_APPS = ["messages"]
 # No session and no cookie, so nothing that another site could use in a visitor's name.
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "urls"
-USE_TZ = True
+USE_TZ, TIME_ZONE = True, "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {
     "default": {

@@ -18,6 +18,9 @@ use crate::retry::connect_limit;
 /// A connection whose other end is silently gone ends 16 to 20 s later: lapin looks every half of
 /// this whether it has been twice this. With 2 s to close what is left, that is within 25 s.
 const HEARTBEAT_SECS: u16 = 8;
+/// lapin keeps room for 32 frames each way. Of RabbitMQ's 128 KiB that is 8 MiB a connection, all of
+/// it touched in turn; of these 2 MiB, and larger messages come in a few frames more.
+const FRAME_BYTES_MAX: u32 = 32 * 1024;
 
 /// Runs `operation` for at most `limit`; `tried` names it in an error.
 pub(super) async fn timed<T>(
@@ -157,6 +160,7 @@ fn parse_url(url: &str, limit: Duration) -> Result<AMQPUri, BrokerError> {
         uri.authority.host = host.to_owned();
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
+    uri.query.frame_max.get_or_insert(FRAME_BYTES_MAX);
     let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     uri.query.connection_timeout.get_or_insert(millis);
     Ok(uri)

@@ -24,5 +24,5 @@ pub use dead_letter::DeadLetter;
 pub use error::{BrokerError, Cause};
 pub use letter::{Filter, Letter};
 pub use publish::{Outgoing, PendingConfirm, Publisher};
-pub use session::Session;
+pub use session::{Looker, Session};
 pub use settle::{Token, Tokens};

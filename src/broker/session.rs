@@ -3,7 +3,7 @@
 //! Two connections, because a blocked one (memory or disk alarm) writes nothing at all, acks
 //! included: publishing a dead letter must not be able to block settling.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::future::join_all;
 use lapin::Connection;
@@ -24,6 +24,22 @@ pub struct Session {
     config: config::Broker,
 }
 
+/// Asks a session's broker how much waits, for as long as there is the session.
+#[derive(Clone)]
+pub struct Looker {
+    publish: Weak<Connection>,
+    config: config::Broker,
+}
+
+impl Looker {
+    /// `None` once the session has ended. No answer comes under an alarm, when the broker reads
+    /// nothing of a connection that publishes: an error, within the timeout.
+    pub async fn depth(&self) -> Option<Result<Depth, BrokerError>> {
+        let connection = self.publish.upgrade().filter(|it| it.status().connected())?;
+        Some(topology::depth_on(&connection, &self.config).await)
+    }
+}
+
 impl Session {
     pub async fn open(config: &config::Broker) -> Result<Session, BrokerError> {
         let (consume, publish) = tokio::try_join!(
@@ -41,6 +57,10 @@ impl Session {
         let lane = LaneConsumer::start(channel, publish, &self.config, prefetch).await?;
         self.lanes.push(lane.grip());
         Ok(lane)
+    }
+
+    pub fn looker(&self) -> Looker {
+        Looker { publish: Arc::downgrade(&self.publish), config: self.config.clone() }
     }
 
     /// What waits in the queue and among the dead letters.

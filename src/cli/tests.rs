@@ -32,6 +32,7 @@ fn every_documented_command_line_parses() {
         "manage migrate",
         "manage topology",
         "manage partitions --json",
+        "manage access --print redis --users shop",
         "publish",
         "publish --count 200000 --rate 12.5 --seed 7 --duplicates 5 --bad 1 \
          --events-per-message 100 --routing-key a.b --spread-hours 48 --json",
@@ -65,6 +66,8 @@ fn usage_errors_are_found() {
     for line in [
         "",
         "wrokers",
+        "manage access",
+        "manage access --print redis --users a'b",
         "publish --bad 101",
         "publish --bad NaN",
         "publish --rate 0",

@@ -1,6 +1,6 @@
 //! What the commands that look after the store take.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Output, Turn};
 
@@ -48,6 +48,33 @@ pub struct RetentionArgs {
     pub turn: Turn,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Whose users.
+#[derive(Args, Clone, Debug)]
+pub struct AccessArgs {
+    /// The server that the script is for
+    #[arg(long, value_name = "SERVER")]
+    pub print: Server,
+    /// What the users' names begin with: STEM_worker, STEM_reader, ...
+    #[arg(long, value_name = "STEM", default_value = "rollcall", value_parser = stem)]
+    pub users: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Server {
+    Rabbitmq,
+    Postgres,
+    Redis,
+}
+
+/// A name that no server's syntax, and no shell, takes for anything else.
+fn stem(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    match text.starts_with(|c: char| c.is_ascii_lowercase()) && text.len() <= 40 {
+        true if text.chars().all(plain) => Ok(text.to_owned()),
+        _ => Err("expected 1 to 40 of a-z 0-9 _, the first a letter".to_owned()),
+    }
 }
 
 /// The value may hold an equals sign, the field may not.

@@ -12,7 +12,8 @@ use super::parse::{self, Reader};
 // The names of the table, which is what this file goes through.
 use super::setting::*;
 use super::{
-    Broker, Config, Import, Ingest, LogFormat, PartitionBy, Projection, Secret, Store, source,
+    Broker, Config, Import, Ingest, LogFormat, PartitionBy, Projection, Secret, Serve, Store,
+    source,
 };
 use crate::event::Limits;
 use crate::sets::{Sets, WindowTtl};
@@ -178,6 +179,7 @@ fn read(r: &mut Reader) -> Option<Config> {
         retention,
         redis_hold,
         ops: r.address(&ROLLCALL_OPS_ADDR),
+        serve: serve(r),
         log_format: r.word(&ROLLCALL_LOG_FORMAT).map(|word| match word {
             "human" => LogFormat::Human,
             _ => LogFormat::Json,
@@ -306,6 +308,25 @@ fn store(
     };
     let partitions_ahead = r.whole(&ROLLCALL_PARTITIONS_AHEAD);
     url.map(|url| Store { url, replica_url, partition_by, partitions_ahead, timeout })
+}
+
+fn serve(r: &mut Reader) -> Serve {
+    let serve = Serve {
+        addr: r.socket(&ROLLCALL_SERVE_ADDR),
+        connections_max: r.whole(&ROLLCALL_SERVE_CONNECTIONS_MAX),
+        in_flight_max: r.whole(&ROLLCALL_SERVE_IN_FLIGHT_MAX),
+        requests_per_second_max: r.whole(&ROLLCALL_SERVE_REQUESTS_PER_SECOND_MAX),
+        streams_max: r.whole(&ROLLCALL_SERVE_STREAMS_MAX),
+        timeout: r.millis(&ROLLCALL_SERVE_TIMEOUT_MS),
+        cors_origin: r.origin(&ROLLCALL_SERVE_CORS_ORIGIN),
+    };
+    r.relation(
+        &[&ROLLCALL_SERVE_STREAMS_MAX, &ROLLCALL_SERVE_CONNECTIONS_MAX],
+        serve.streams_max < serve.connections_max,
+        "must rise: streams leave connections for requests",
+        "lower the first or raise the second",
+    );
+    serve
 }
 
 /// The same span of time; the bounds of the table are centuries below where it would not fit.

@@ -183,6 +183,24 @@ impl Reader {
         OpsAddr { addr, explicit }
     }
 
+    pub fn socket(&mut self, setting: &Setting) -> SocketAddr {
+        let text = self.text(setting).unwrap_or_default();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        text.parse().unwrap_or_else(|_| self.refuse(setting, &text).unwrap_or(any))
+    }
+
+    /// As a browser sends it: no path, no capitals, no default port.
+    pub fn origin(&mut self, setting: &Setting) -> Option<String> {
+        let text = self.text(setting)?;
+        let plain = |url: url::Url| {
+            matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
+        };
+        match text == "*" || url::Url::parse(&text).is_ok_and(plain) {
+            true => Some(text),
+            false => self.refuse(setting, &text),
+        }
+    }
+
     /// The text that holds, given or by default, noted for the dump.
     fn text(&mut self, setting: &Setting) -> Option<String> {
         let default = match setting.default {

@@ -41,6 +41,10 @@ pub enum Rule {
     Name,
     Sets,
     Address,
+    /// As `Address`, without `off`.
+    Socket,
+    /// Of a web page: scheme, host and port.
+    Origin,
     LogFilter,
 }
 
@@ -72,6 +76,8 @@ impl fmt::Display for Rule {
                 "sets parted by spaces, each name=field[+field][@group][/hour|day|month][~]",
             ),
             Rule::Address => f.write_str("an IP address and port such as 0.0.0.0:9464, or off"),
+            Rule::Socket => f.write_str("an IP address and port such as 0.0.0.0:9465"),
+            Rule::Origin => f.write_str("an origin such as https://example.org, or *"),
             Rule::LogFilter => f.write_str("levels by target, such as info,lapin=off"),
         }
     }
@@ -243,6 +249,22 @@ window_month_ttl_days ROLLCALL_WINDOW_MONTH_TTL_DAYS text "1100", whole("days", 
 
 ops_addr ROLLCALL_OPS_ADDR text "127.0.0.1:9464", Rule::Address,
     "Where /livez, /readyz and /metrics are served. Port 0 takes a free one, off serves none.";
+serve_addr ROLLCALL_SERVE_ADDR text "127.0.0.1:9465", Rule::Socket,
+    "Where `rollcall serve` listens, in plain HTTP: TLS and logins are for a proxy.";
+serve_connections_max ROLLCALL_SERVE_CONNECTIONS_MAX
+    text "256", whole("connections", 2, 10_000),
+    "Connections to `rollcall serve` at once; who comes later waits.";
+serve_in_flight_max ROLLCALL_SERVE_IN_FLIGHT_MAX text "64", whole("requests", 1, 1_000),
+    "Requests that are worked on at once; more are refused with 429.";
+serve_requests_per_second_max ROLLCALL_SERVE_REQUESTS_PER_SECOND_MAX
+    text "1000", whole("requests", 1, 1_000_000),
+    "Requests a second in all, of one process; more are refused with 429.";
+serve_streams_max ROLLCALL_SERVE_STREAMS_MAX text "64", whole("streams", 1, 5_000),
+    "Listeners to /api/live at once, fewer than connections; more are refused with 429.";
+serve_timeout_ms ROLLCALL_SERVE_TIMEOUT_MS text "2000", whole("milliseconds", 50, 60_000),
+    "For one answer; then it is 503.";
+serve_cors_origin ROLLCALL_SERVE_CORS_ORIGIN unset "https://example.org", Rule::Origin,
+    "Whose web pages may read the answers: one origin, or *. Only the own page unless set.";
 log_format ROLLCALL_LOG_FORMAT unset "json", Rule::OneOf(&["human", "json"]),
     "How log lines look; human on a terminal and json elsewhere unless set.";
 }

@@ -2,7 +2,7 @@
 //!
 //! One request a connection and a few seconds for it, so that nobody can hold it up for long.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,69 +12,51 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::net::TcpListener;
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::Health;
 use crate::config::OpsAddr;
-use crate::retry::Class;
-use crate::telemetry::Metrics;
+use crate::http::{self, BindError, Bounds};
+use crate::telemetry::Exporter;
 
 /// Probes and scrapes are a few a second at most.
-const CONNECTIONS_MAX: usize = 64;
-const HEADERS_BYTES_MAX: usize = 16 * 1024;
-const HEADERS_MAX_WAIT: Duration = Duration::from_secs(2);
-const CONNECTION_MAX: Duration = Duration::from_secs(5);
-/// What is open when it ends gets this long to finish.
-const STOP_MAX: Duration = Duration::from_secs(1);
+const BOUNDS: Bounds = Bounds {
+    connections_max: 64,
+    head_bytes_max: 16 * 1024,
+    head_max_wait: Duration::from_secs(2),
+    write_max_wait: Duration::from_secs(5),
+    keep_alive: false,
+    connection_max: Duration::from_secs(5),
+    finish_max: Some(Duration::ZERO),
+    stop_max: Duration::from_secs(1),
+};
 /// Histograms gather a few values a flush; five seconds of them are little.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// After accept() failed: most likely out of file descriptors, which passes.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
-#[derive(Debug, thiserror::Error)]
-pub enum OpsError {
-    #[error("could not listen on {addr} for the ops endpoint")]
-    Bind {
-        addr: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl OpsError {
-    pub fn class(&self) -> Class {
-        match self {
-            // Somebody asked for just this address, and it is taken or not ours.
-            OpsError::Bind { .. } => Class::Config,
-        }
-    }
-}
 
 /// Listens where the settings say; `None` when they say nowhere. If nobody chose the address and
 /// it is taken, as by a second worker on the host, a free port has to do.
 ///
 /// # Errors
 /// The address cannot be had.
-pub async fn bind(ops: OpsAddr) -> Result<Option<TcpListener>, OpsError> {
-    let Some(addr) = ops.addr else {
+pub async fn bind(ops: OpsAddr) -> Result<Option<TcpListener>, BindError> {
+    const WHAT: &str = "the ops endpoint";
+    let Some(asked) = ops.addr else {
         return Ok(None);
     };
-    let failed = |addr| move |source| OpsError::Bind { addr, source };
-    let listener = match TcpListener::bind(addr).await {
-        Err(error) if error.kind() == ErrorKind::AddrInUse && !ops.explicit => {
-            warn!(%addr, "the default ops address is taken, using a free port");
-            let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            TcpListener::bind(free).await.map_err(failed(free))?
+    let listener = match http::bind(asked, WHAT).await {
+        Err(BindError::Bind { source, .. })
+            if source.kind() == ErrorKind::AddrInUse && !ops.explicit =>
+        {
+            warn!(addr = %asked, "the default ops address is taken, using a free port");
+            http::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), WHAT).await?
         }
-        other => other.map_err(failed(addr))?,
+        other => other?,
     };
-    let addr = listener.local_addr().map_err(failed(addr))?;
+    let addr = listener.local_addr();
+    let addr = addr.map_err(|source| BindError::Bind { addr: asked, what: WHAT, source })?;
     info!(%addr, "ops endpoint listening");
     Ok(Some(listener))
 }
@@ -82,7 +64,7 @@ pub async fn bind(ops: OpsAddr) -> Result<Option<TcpListener>, OpsError> {
 #[derive(Clone)]
 struct Told {
     health: Arc<Health>,
-    metrics: Arc<Metrics>,
+    exporter: Exporter,
 }
 
 /// Answers until `until` is done, which should be after the drain, so that it can be watched.
@@ -90,56 +72,34 @@ struct Told {
 pub async fn serve(
     listener: TcpListener,
     health: Arc<Health>,
-    metrics: Arc<Metrics>,
+    exporter: Exporter,
     until: impl Future<Output = ()>,
 ) {
-    let told = Told { health, metrics: metrics.clone() };
     let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
         .route("/resume", post(resume))
-        .with_state(told);
-    let mut connections = JoinSet::new();
-    let mut upkeep = interval(UPKEEP);
-    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut until = std::pin::pin!(until);
-    loop {
-        // Cancel-safe: accept, join_next and tick each either happen or have changed nothing.
-        tokio::select! {
-            () = &mut until => break,
-            _ = upkeep.tick() => metrics.run_upkeep(),
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(answer(stream, router.clone()))),
-                Err(error) => {
-                    warn!(%error, "the ops endpoint could not accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+        .with_state(Told { health, exporter: exporter.clone() });
+    let upkeep = async {
+        let mut upkeep = interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            upkeep.tick().await;
+            exporter.run_upkeep();
         }
+    };
+    let service = TowerToHyperService::new(router);
+    tokio::select! {
+        () = http::serve(listener, service, BOUNDS, |_| {}, until) => {}
+        () = upkeep => {}
     }
-    drop(listener);
-    // Past it whoever is left is a slow reader; the rest end with the set.
-    let _ = timeout(STOP_MAX, async { while connections.join_next().await.is_some() {} }).await;
-    connections.shutdown().await;
 }
 
 /// Ends the breaker's wait, where there is one.
 async fn resume(State(told): State<Told>) -> StatusCode {
     told.health.resume();
     StatusCode::NO_CONTENT
-}
-
-async fn answer(stream: TcpStream, router: Router) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_MAX_WAIT)
-        .max_buf_size(HEADERS_BYTES_MAX)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A client that talks nonsense, is slow or has gone is its own affair.
-    let _ = timeout(CONNECTION_MAX, connection).await;
 }
 
 async fn livez(State(told): State<Told>) -> Response {
@@ -164,5 +124,5 @@ async fn readyz(State(told): State<Told>) -> Response {
 
 async fn page(State(told): State<Told>) -> Response {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], told.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, kind)], told.exporter.render()).into_response()
 }

@@ -34,7 +34,7 @@ async fn start() -> Endpoint {
     let metrics = Arc::new(Metrics::new(&[]));
     let (stop, stopped) = oneshot::channel::<()>();
     let until = async { drop(stopped.await) };
-    let task = tokio::spawn(serve(listener, health.clone(), metrics.clone(), until));
+    let task = tokio::spawn(serve(listener, health.clone(), metrics.exporter().clone(), until));
     Endpoint { addr, health, metrics, stop, task }
 }
 

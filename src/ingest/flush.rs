@@ -3,7 +3,7 @@
 //! [`Writer::write`] then [`settle`]. Every step is idempotent, so after any doubt the answer is to
 //! run the batch again; a batch that is dropped half-way is delivered again and does the same.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -14,13 +14,13 @@ use super::batch::{Batch, Taken};
 use super::hold::{HeldTooLong, Hold};
 use super::lane::LaneError;
 use super::ledger::Ledger;
+use super::plan::{Planned, plan};
 use super::servers::{Consumer, Servers, Store};
 use super::supervisor::Shared;
 use crate::broker::{DeadLetter, Incoming, Tokens};
 use crate::event::{Event, Reason, Rejected};
 use crate::fault;
 use crate::projection::{KeyAdditions, Mark};
-use crate::sets::Sets;
 use crate::store::{Refusal, Row, StoreError, Stored};
 use crate::telemetry::{Dependency, Outcome, Stage};
 
@@ -123,6 +123,11 @@ impl<S: Servers> Writer<S> {
         let metrics = &self.shared.metrics;
         metrics.flush_seconds.of(Stage::Store).record(started.elapsed());
         metrics.events_stored.increment(stored.inserted);
+        if let Some(last_event_at) = rows.iter().map(|row| row.occurred_at).max() {
+            let lag = since_event(last_event_at);
+            metrics.store_lag_seconds.record(lag);
+            metrics.lag_store.note(lag);
+        }
         metrics.duplicates.increment(stored.duplicates);
         Ok(stored)
     }
@@ -153,8 +158,10 @@ impl<S: Servers> Writer<S> {
         hold.over();
         shared.outage.over();
         shared.metrics.flush_seconds.of(Stage::Projection).record(started.elapsed());
-        let lag = OffsetDateTime::now_utc() - last_event_at;
-        shared.metrics.event_lag_seconds.record(lag.as_seconds_f64().max(0.0));
+        let lag = since_event(last_event_at);
+        shared.metrics.event_lag_seconds.record(lag);
+        shared.metrics.lag_apply.note(lag);
+        shared.metrics.events_applied.increment(events.len() as u64);
         shared
             .metrics
             .members_written
@@ -193,6 +200,11 @@ impl<S: Servers> Writer<S> {
             }
         }
     }
+}
+
+/// Seconds; none for a producer whose clock is ahead of ours.
+fn since_event(occurred_at: OffsetDateTime) -> f64 {
+    (OffsetDateTime::now_utc() - occurred_at).as_seconds_f64().max(0.0)
 }
 
 /// One try, on a new connection where the old one is no good any more.
@@ -300,7 +312,7 @@ pub async fn settle<S: Servers>(
     let metrics = &shared.metrics;
     metrics.flush_seconds.of(Stage::Settle).record(started.elapsed());
     metrics.settlements.of(Outcome::Ack).increment(settled);
-    metrics.deliveries_in_flight.decrement(settled as f64);
+    metrics.deliveries_in_flight.decrement(settled);
     fault::point("after_ack");
     if let Ok(mut breaker) = shared.breaker.lock() {
         breaker.note(good, condemned.len() as u64)?;
@@ -341,44 +353,4 @@ fn take_refused(events: &mut Vec<Taken<Event>>, stored: Stored, condemned: &mut 
         condemned.push(Condemned::refused(taken, why));
         false
     });
-}
-
-/// What a batch adds to one key; owns the key, borrows the members from the events.
-struct Planned<'a> {
-    key: String,
-    kind: crate::sets::Kind,
-    expires_at: Option<i64>,
-    members: HashSet<&'a str>,
-}
-
-impl<'a> Planned<'a> {
-    fn borrow(&self) -> KeyAdditions<'_> {
-        KeyAdditions {
-            key: &self.key,
-            kind: self.kind,
-            expires_at: self.expires_at,
-            members: self.members.iter().copied().collect(),
-        }
-    }
-}
-
-/// Groups what the events add by key, each member once.
-fn plan<'a>(sets: &Sets, events: &'a [Taken<Event>]) -> Vec<Planned<'a>> {
-    let mut by_key: HashMap<(u16, &str), Planned<'a>> = HashMap::new();
-    for Taken { decoded: event, .. } in events {
-        for add in event.additions.iter() {
-            let planned = by_key.entry((add.set, add.suffix)).or_insert_with(|| {
-                let set = sets.get(add.set);
-                Planned {
-                    key: set.key_with_suffix(add.suffix),
-                    kind: set.kind,
-                    // The suffix holds the bucket: all events of this key share it.
-                    expires_at: set.expires_at(event.occurred_at),
-                    members: HashSet::new(),
-                }
-            });
-            planned.members.insert(add.member);
-        }
-    }
-    by_key.into_values().collect()
 }

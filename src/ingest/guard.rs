@@ -176,7 +176,10 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
         (Verdict::Whole, Some(advance)) => {
             let floor = (advance.field.as_str(), advance.floor);
             match real.projection.advance(&advance.tick, floor).await? {
-                true => guard.ledger().advanced(&advance),
+                true => {
+                    guard.ledger().advanced(&advance);
+                    real.metrics.found_whole(sight.meta.last_applied_at);
+                }
                 false => register(real, expected.era, Some("the watermark went back")).await?,
             }
         }
@@ -190,6 +193,8 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
     link.close().await;
     let noted = standing.catch_up_from.is_some() || standing.rebuild;
     real.metrics.repair_needed.set(f64::from(u8::from(noted)));
+    let Standing { verified_at, verified_missing, verified_phantom, .. } = standing;
+    real.metrics.verified(verified_at, verified_missing, verified_phantom);
     let missing = real.generation_missing.load(Ordering::Relaxed);
     let not_fresh = sight.meta.state != Some(State::Fresh);
     Ok(Looked { needs_mending: noted || missing || not_fresh })

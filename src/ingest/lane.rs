@@ -10,9 +10,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::batch::{Batch, Bounds};
 use super::breaker::Tripped;
@@ -30,6 +31,10 @@ use crate::telemetry::{Outcome, Trigger};
 
 /// Deliveries decoded in one go before a running write is looked after again: some 100 µs.
 const TURN: usize = 64;
+
+/// While a batch is written nobody waits for what arrives: it is looked for this often. Woken for
+/// each delivery, a lane and the client's thread spent their time on waking each other.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Why a lane, and with it the session, ends.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +97,8 @@ pub struct Lane<S: Servers> {
     writer: Option<Writer<S>>,
     writing: Option<Writing<S>>,
     flow: Flow,
+    /// Nothing was at hand: until then it is not looked again, if something is being written.
+    next_look: Instant,
 }
 
 /// What the consumer is doing.
@@ -141,6 +148,7 @@ impl<S: Servers> Lane<S> {
             writer: Some(writer),
             writing: None,
             flow: Flow::Open,
+            next_look: Instant::now(),
         }
     }
 
@@ -168,6 +176,7 @@ impl<S: Servers> Lane<S> {
                 }
             }
             let reads = matches!(self.flow, Flow::Open | Flow::Reopening | Flow::Draining);
+            let rests = self.writing.is_some() && Instant::now() < self.next_look;
             let may_fill = !self.waiting.is_empty() && !self.filling.is_full(self.bounds);
             let may_begin = self.writing.is_none() && !self.filling.is_empty();
             let may_drain = matches!(self.flow, Flow::Open | Flow::Reopening | Flow::Reopenable);
@@ -180,8 +189,11 @@ impl<S: Servers> Lane<S> {
                     self.finish(written?).await?;
                 }
                 // Cancel-safe: a delivery leaves the client's buffer only when it is returned.
-                delivery = self.consumer.next(), if reads => self.take(delivery?).await?,
+                delivery = self.consumer.next(), if reads && !rests => {
+                    self.take(delivery?).await?;
+                }
                 () = std::future::ready(()), if may_fill => self.fill(),
+                () = sleep_until(self.next_look), if reads && rests => {}
                 // Polled only when nothing is at hand: an idle lane does not wait for company.
                 () = std::future::ready(()), if may_begin => self.begin_write(true),
             }
@@ -251,7 +263,10 @@ impl<S: Servers> Lane<S> {
             }
             next = match self.consumer.next().now_or_never() {
                 Some(next) => next?,
-                None => return Ok(()),
+                None => {
+                    self.next_look = Instant::now() + LOOK;
+                    return Ok(());
+                }
             };
         }
     }
@@ -352,7 +367,7 @@ impl<S: Servers> Drop for Lane<S> {
         let unsettled = self.consumer.in_flight();
         self.pulse.in_flight.fetch_sub(unsettled, Ordering::Relaxed);
         metrics.settlements.of(Outcome::Returned).increment(unsettled);
-        metrics.deliveries_in_flight.decrement(unsettled as f64);
+        metrics.deliveries_in_flight.decrement(unsettled);
         metrics.lanes.decrement(1);
     }
 }

@@ -124,6 +124,11 @@ impl Ledger {
         }
     }
 
+    /// What this process is called in Redis.
+    pub fn process(&self) -> &str {
+        &self.process
+    }
+
     pub fn era(&self) -> u64 {
         self.era
     }

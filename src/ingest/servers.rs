@@ -2,8 +2,8 @@
 //! them that fail, reorder and lose (`sim`). Decides nothing.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::generation;
 use super::guard::{self, Guard};
@@ -103,6 +103,8 @@ pub struct Real {
     pub generation_missing: Arc<AtomicBool>,
     /// Looks at Postgres that had no answer.
     pub silences: Arc<AtomicU64>,
+    /// The way to ask the broker of the present session how much waits.
+    pub looker: Arc<Mutex<Option<broker::Looker>>>,
 }
 
 impl Servers for Real {
@@ -139,7 +141,10 @@ impl Servers for Real {
 
     async fn broker(&self) -> Result<broker::Session, BrokerError> {
         broker::topology::ensure(&self.broker).await?;
-        broker::Session::open(&self.broker).await
+        let session = broker::Session::open(&self.broker).await?;
+        let mut looker = self.looker.lock().unwrap_or_else(PoisonError::into_inner);
+        *looker = Some(session.looker());
+        Ok(session)
     }
 }
 

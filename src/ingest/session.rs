@@ -75,6 +75,10 @@ impl SessionError {
     }
 }
 
+/// How often the queue's depth is looked at, for those who watch, and how long that may take.
+const DEPTH_EVERY: Duration = Duration::from_secs(5);
+const DEPTH_MAX: Duration = Duration::from_secs(1);
+
 /// How a session ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -117,6 +121,7 @@ pub async fn run<S: Servers>(shared: &Shared<S>, drain: &Shutdown) -> Result<End
     let ended = session.run(drain).await;
     // Whatever still runs is stopped before the connection goes: nothing of it may settle later.
     session.tasks.shutdown().await;
+    shared.metrics.queue_ready.saw(None, Instant::now());
     // Politeness only: the broker notices a closed socket as well.
     let limit = match drain.is_draining() {
         true => close_max(shared.config.ingest.drain),
@@ -185,6 +190,7 @@ impl<'a, S: Servers> Session<'a, S> {
         tracing::info!(queue, "consuming, one message at a time until one went well");
         let pulse = self.pulse.clone();
         let mut watchdog = Watchdog::new(self.shared.config.ingest.watchdog);
+        let mut depth_due = Instant::now();
         let mut suspect = false;
         let deadline = self.shared.config.ingest.drain;
         let too_late = async {
@@ -218,6 +224,10 @@ impl<'a, S: Servers> Session<'a, S> {
                 () = tokio::time::sleep_until(watchdog.due) => {
                     watchdog.look(&self.pulse, &self.broker).await?;
                 }
+                () = tokio::time::sleep_until(depth_due), if !drain.is_draining() => {
+                    self.look_at_depth(drain).await;
+                    depth_due = Instant::now() + DEPTH_EVERY;
+                }
                 () = &mut too_late => {
                     tracing::warn!(
                         ?deadline,
@@ -227,6 +237,18 @@ impl<'a, S: Servers> Session<'a, S> {
                 }
             }
         }
+    }
+}
+
+impl<S: Servers> Session<'_, S> {
+    /// Only told, so it is given up soon, and for a drain at once. Lanes go on meanwhile.
+    async fn look_at_depth(&self, drain: &Shutdown) {
+        let ready = async {
+            let asked = tokio::time::timeout(DEPTH_MAX, self.broker.ready()).await;
+            asked.ok().and_then(Result::ok)
+        };
+        let ready = drain.run_until_drain(ready).await.flatten();
+        self.shared.metrics.queue_ready.saw(ready.map(u64::from), Instant::now());
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::generation;
 use super::guard::{self, Looked};
+use super::report;
 use super::servers::Real;
 use super::session::SessionError;
 use super::supervisor::Shared;
@@ -18,12 +20,15 @@ use crate::store;
 use crate::telemetry::{Dependency, Label, chain};
 
 /// How often it looks. Readiness follows within this and `ANSWER_MAX`.
-const LOOK: Duration = Duration::from_secs(5);
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 /// The same while a store is away: an idle worker is ready again this much after it is back.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Postgres does not answer that has not within this: a look is little work, however patient
 /// statements may be. With `LOOK` it stays below the 25 s in which a hung store is noticed.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+/// How often metrics follow what is known. Those who scrape come every few seconds.
+const TELL: Duration = Duration::from_secs(1);
 
 /// Readers of a Redis that evicts are told so within this, whatever it does with writes.
 const TELL_MAX: Duration = Duration::from_secs(2);
@@ -31,15 +36,46 @@ const TELL_MAX: Duration = Duration::from_secs(2);
 /// For as long as it is polled. A store that hangs does not keep it from looking at the other.
 pub async fn run(shared: &Shared<Real>) -> Infallible {
     let (postgres, redis) = (Seen::new(Dependency::Postgres), Seen::new(Dependency::Redis));
-    let (never, _) = tokio::join!(
+    let (never, ..) = tokio::join!(
         postgres.watch(shared, async || pending().await, async || look_at_postgres(shared).await),
         redis.watch(
             shared,
             async || shared.servers.guard.look.notified().await,
             async || look_at_redis(shared).await,
         ),
+        report::run(shared),
+        watch_queue(shared),
+        tell_readiness(shared),
     );
     never
+}
+
+/// What `/readyz` says, for those who scrape.
+async fn tell_readiness(shared: &Shared<Real>) -> Infallible {
+    loop {
+        shared.health.tell(&shared.metrics, Instant::now().into_std());
+        sleep(TELL).await;
+    }
+}
+
+/// How much waits, for whoever scales or is on call. Says nothing of RabbitMQ's health: the session
+/// knows that first.
+async fn watch_queue(shared: &Shared<Real>) -> Infallible {
+    loop {
+        sleep(LOOK).await;
+        let looker = shared.servers.looker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(looker) = looker else { continue };
+        match looker.depth().await {
+            Some(Ok(depth)) => {
+                let metrics = &shared.metrics;
+                metrics.queue_consumers.set(f64::from(depth.queue.consumers));
+                metrics.dead_letters_ready.set(f64::from(depth.dead_letters.ready));
+            }
+            // A queue that is being deleted, an alarm: what was seen last stays.
+            Some(Err(error)) => tracing::debug!(error = chain(&error), "could not see the queue"),
+            None => {}
+        }
+    }
 }
 
 async fn look_at_postgres(shared: &Shared<Real>) -> Result<(), String> {

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) meta_key: String,
     /// `<prefix>:wm`.
     pub(super) wm_key: String,
+    /// `<prefix>:pipeline`.
+    pub(super) pipeline_key: String,
     /// Unix microseconds of the latest event applied by this process: lanes overtake each other,
     /// the mark does not go back.
     pub(super) last_event_micros: AtomicI64,
@@ -109,6 +111,7 @@ impl Projection {
                 settings: Settings::new(config)?,
                 meta_key: format!("{prefix}:meta"),
                 wm_key: format!("{prefix}:wm"),
+                pipeline_key: format!("{prefix}:{}", crate::pipeline::NAME),
                 last_event_micros: AtomicI64::new(i64::MIN),
                 link: Mutex::new(Slot::Empty),
                 replacing: AsyncMutex::new(()),

@@ -73,6 +73,11 @@ impl ProjectionError {
         }
     }
 
+    /// Whether the keys of one command belong to different nodes of a cluster.
+    pub(super) fn is_cross_slot(&self) -> bool {
+        matches!(self, Self::Command { source, .. } if source.details().starts_with("CROSSSLOT"))
+    }
+
     /// The error of one command, cut so that it can be logged.
     pub(super) fn command(command: &'static str, source: FredError) -> Self {
         Self::Command { command, source: loggable(source) }

@@ -132,7 +132,7 @@ impl Projection {
     }
 
     /// The last command of a question, with the generation right behind it.
-    async fn last(
+    pub(super) async fn last(
         &self,
         lease: &Lease<'_>,
         command: &'static str,

@@ -57,7 +57,8 @@ impl Rows {
 
     fn check(&self, event: Option<String>) -> Result<Bytes, PublishError> {
         let bad = |rule| PublishError::Row { row: self.number, rule };
-        let event = event.ok_or_else(|| bad("is null"))?;
+        let event =
+            event.ok_or_else(|| bad("holds no event: null, or a payload that is no object"))?;
         if event.len() > LINE_BYTES_MAX {
             return Err(bad("is larger than 16 MiB"));
         }

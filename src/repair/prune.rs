@@ -2,7 +2,7 @@
 
 use super::RepairError;
 use crate::projection::{Projection, escape_glob};
-use crate::sets::Sets;
+use crate::sets::{RESERVED, Sets};
 
 /// What a prune did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,5 +49,5 @@ pub async fn prune(
 }
 
 fn is_own(key: &str, prefix: &str) -> bool {
-    matches!(key[prefix.len()..].strip_prefix(':'), Some("meta" | "wm"))
+    key[prefix.len()..].strip_prefix(':').is_some_and(|name| RESERVED.contains(&name))
 }

@@ -10,6 +10,9 @@ use super::{Fields, Kind, Set, Sets, Window, WindowTtl};
 
 /// Sets in one configuration; an [`super::Addition`] names its set by a `u16`.
 const SETS_MAX: usize = 256;
+/// Keys below the prefix that are no sets: how far to trust them, what was given to Redis, and what
+/// workers say of themselves.
+pub const RESERVED: [&str; 3] = ["meta", "wm", crate::pipeline::NAME];
 /// Fields in one member or group.
 const FIELDS_MAX: usize = 8;
 
@@ -86,7 +89,7 @@ fn check_name(name: &str) -> Result<(), String> {
     if !starts_well || !bytes.all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')) {
         return Err("a name is lower-case letters, digits and _, a letter first".to_owned());
     }
-    if matches!(name, "meta" | "wm") {
+    if RESERVED.contains(&name) {
         return Err(format!("the name {name} is Rollcall's own"));
     }
     Ok(())

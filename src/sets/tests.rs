@@ -114,9 +114,9 @@ fn a_bucket_ends_where_the_next_begins() {
 
 #[test]
 fn every_mistake_in_the_grammar_is_reported() {
-    let text = "meta=a 1x=a x y=a/week z=a..b w=a@ v=a=b u=a u=b";
+    let text = "meta=a wm=a pipeline=a 1x=a x y=a/week z=a..b w=a@ v=a=b u=a u=b";
     let problems = Sets::parse("p", text, TTL).unwrap_err();
-    assert_eq!(problems.len(), 8, "{problems:#?}");
+    assert_eq!(problems.len(), 10, "{problems:#?}");
     assert!(Sets::parse("p", "  ", TTL).is_err());
 }
 

@@ -24,6 +24,8 @@ const PAGE_ROWS_FIRST: usize = 16;
 
 const WRITES: &str = "writes, and is here to read";
 
+const STANDS_ALONE: &str = "must be one that can be a subquery: a SELECT that does not write";
+
 const COLUMNS: &str = "must give one column, event (json or jsonb), or three: id, occurred_at \
                        (timestamptz) and payload (json or jsonb)";
 
@@ -91,10 +93,12 @@ impl Export {
     }
 }
 
-/// Elsewhere 25006 is a primary that is none any more; here it is what the transaction forbids.
+/// Elsewhere 25006 is a primary that is none any more, and 0A000 a server that may be replaced; here
+/// it is the query, which will not change.
 fn told(error: StoreError) -> StoreError {
     match error.sqlstate() {
         Some("25006") => StoreError::Query { rule: WRITES },
+        Some("0A000") => StoreError::Query { rule: STANDS_ALONE },
         _ => error,
     }
 }
@@ -117,12 +121,15 @@ async fn columns(link: &mut Link, query: &str) -> Result<&'static str, StoreErro
     };
     const JSON: &[&str] = &["JSON", "JSONB"];
     if found.len() == 1 && is("event", JSON) {
-        return Ok("q.event::text");
+        // Of type json it is as somebody wrote it. A raw line feed can only stand between two of its
+        // tokens, and would end the event where several travel as lines.
+        return Ok("translate(q.event::text, E'\\n\\r', '  ')");
     }
     let has_id = found.iter().any(|(name, _)| name == "id");
     if found.len() == 3 && has_id && is("occurred_at", &["TIMESTAMPTZ"]) && is("payload", JSON) {
-        return Ok("(q.payload::jsonb || jsonb_build_object('id', q.id::text, \
-                   'occurred_at', q.occurred_at))::text");
+        // Of two objects the result is one; of an object and something else, an array.
+        return Ok("CASE jsonb_typeof(q.payload::jsonb) WHEN 'object' THEN (q.payload::jsonb || \
+                   jsonb_build_object('id', q.id::text, 'occurred_at', q.occurred_at))::text END");
     }
     Err(StoreError::Query { rule: COLUMNS })
 }

@@ -25,10 +25,11 @@ SELECT count(*), coalesce(txid_current_if_assigned(), 0) FROM inserted";
 
 /// Which of our rows (from 1) Postgres has with another payload, and the lowest transaction of those
 /// that it has as they are: whoever stored them may have died before their members were in Redis.
-/// Reads by primary key, a row each;
-/// $5 and $6, the first and last time, let the planner leave out all other partitions. The JSON of
-/// a row that our own statement has just stored ($7) is not parsed a second time, except where its
-/// key comes more than once in the batch.
+/// Reads by primary key, a row each: the LIMIT leaves the planner no other way, where a join of a
+/// table without statistics once read all that was stored between the first time and the last, more
+/// with every batch. $5 and $6, those times, let it leave out all other partitions. The JSON of a row
+/// that our own statement has just stored ($7) is not parsed a second time, except where its key
+/// comes more than once in the batch.
 ///
 /// The message closes a gap of synchronous replication: where a first writer's backend was ended
 /// while it waited for the standby, its rows are visible here and maybe nowhere else, and a
@@ -39,8 +40,12 @@ WITH met AS (
     SELECT t.n, e.txid, e.payload IS DISTINCT FROM t.p::jsonb AS differs
     FROM unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::boolean[])
          WITH ORDINALITY AS t (o, i, p, again, n)
-    JOIN events e ON e.occurred_at = t.o AND e.id = t.i
-    WHERE e.occurred_at BETWEEN $5 AND $6 AND (e.txid <> $7 OR t.again)
+    CROSS JOIN LATERAL (
+        SELECT e.txid, e.payload FROM events e
+        WHERE e.occurred_at = t.o AND e.id = t.i AND e.occurred_at BETWEEN $5 AND $6
+        LIMIT 1
+    ) e
+    WHERE e.txid <> $7 OR t.again
 )
 SELECT
     ARRAY(SELECT n FROM met WHERE differs),

@@ -56,6 +56,16 @@ label! {
     Stage { Store = "store", Projection = "projection", Settle = "settle", }
 }
 
+label! {
+    /// How Redis differed from Postgres when it was last compared.
+    Drift {
+        /// Members that Redis lacked.
+        Missing = "missing",
+        /// Members that no event supported.
+        Phantom = "phantom",
+    }
+}
+
 impl Label for Class {
     const ALL: &'static [Self] = &[Class::Transient, Class::Data, Class::Config];
 
@@ -108,6 +118,7 @@ mod tests {
         all_are_at_their_index::<Outcome>();
         all_are_at_their_index::<Trigger>();
         all_are_at_their_index::<Stage>();
+        all_are_at_their_index::<Drift>();
         all_are_at_their_index::<Class>();
     }
 }

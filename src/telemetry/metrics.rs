@@ -6,12 +6,15 @@ use metrics::{
     gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use time::OffsetDateTime;
 
-use super::labels::{ByLabel, Dependency, Label, Outcome, Stage, Trigger};
+use super::labels::{ByLabel, Dependency, Drift, Label, Outcome, Stage, Trigger};
+use super::tally::{Level, Peak, Sighting, Tally};
 use crate::retry::Class;
 
 const BATCH_EVENTS: &str = "rollcall_batch_events";
 const FLUSH_SECONDS: &str = "rollcall_flush_seconds";
+const STORE_LAG_SECONDS: &str = "rollcall_store_lag_seconds";
 const EVENT_LAG_SECONDS: &str = "rollcall_event_lag_seconds";
 
 /// Up to the most that a batch may hold.
@@ -30,16 +33,23 @@ const LAG_BUCKETS: &[f64] = &[
 /// Handles of all series. Books that must balance:
 /// deliveries = settlements of all outcomes + deliveries in flight.
 pub struct Metrics {
-    pub deliveries: Counter,
+    pub deliveries: Tally,
     pub settlements: ByLabel<Outcome, Counter>,
-    pub deliveries_in_flight: Gauge,
-    pub events_decoded: Counter,
-    pub events_stored: Counter,
+    pub deliveries_in_flight: Level,
+    pub queue_ready: Sighting,
+    pub events_decoded: Tally,
+    pub events_stored: Tally,
+    /// Stored before or not: their members are in Redis.
+    pub events_applied: Tally,
     pub duplicates: Counter,
     pub batches_flushed: ByLabel<Trigger, Counter>,
     pub batch_events: Histogram,
     pub flush_seconds: ByLabel<Stage, Histogram>,
+    pub store_lag_seconds: Histogram,
     pub event_lag_seconds: Histogram,
+    /// Seconds from a batch's last event to its row and to its members: for `pipeline`.
+    pub lag_store: Peak,
+    pub lag_apply: Peak,
     pub members_written: Counter,
     pub retries: ByLabel<Dependency, Counter>,
     /// Lanes that hold a batch for it: `increment` when a hold begins, `decrement` when it ends.
@@ -67,8 +77,42 @@ pub struct Metrics {
     /// 1 while Postgres has a note of what Redis lacks.
     pub repair_needed: Gauge,
     pub repair_errors: Counter,
-    dead_letters: Vec<(&'static str, Counter)>,
-    exporter: PrometheusHandle,
+    /// As a look at the queue last found it.
+    pub queue_consumers: Gauge,
+    pub dead_letters_ready: Gauge,
+    pub partitions_ahead: Gauge,
+    /// Unix seconds; 0 is never. Of the last look that found all that was given to Redis.
+    pub watermark_timestamp: Gauge,
+    /// Of the last batch that anybody gave to Redis.
+    pub applied_timestamp: Gauge,
+    /// Of the last comparison of all sets with Postgres, and what it found.
+    pub verified_timestamp: Gauge,
+    pub drift: ByLabel<Drift, Gauge>,
+    /// As `/readyz` has it.
+    pub ready: Gauge,
+    pub dependency_up: ByLabel<Dependency, Gauge>,
+    dead_letters: Vec<(&'static str, Tally)>,
+    exporter: Exporter,
+}
+
+/// The page of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Exporter(PrometheusHandle);
+
+impl Exporter {
+    pub(super) fn new(handle: PrometheusHandle) -> Exporter {
+        Exporter(handle)
+    }
+
+    /// The page that Prometheus reads, text format 0.0.4.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Folds what histograms have gathered since the last time; else it piles up between scrapes.
+    pub fn run_upkeep(&self) {
+        self.0.run_upkeep();
+    }
 }
 
 impl Metrics {
@@ -79,6 +123,7 @@ impl Metrics {
         let builder = [
             (BATCH_EVENTS, EVENTS_BUCKETS),
             (FLUSH_SECONDS, FLUSH_BUCKETS),
+            (STORE_LAG_SECONDS, LAG_BUCKETS),
             (EVENT_LAG_SECONDS, LAG_BUCKETS),
         ]
         .into_iter()
@@ -90,7 +135,9 @@ impl Metrics {
         let recorder = builder.build_recorder();
         // Local and not global: the handles outlive it, nobody else records, and tests can have
         // as many as they like in one process.
-        metrics::with_local_recorder(&recorder, || register(reasons, recorder.handle()))
+        metrics::with_local_recorder(&recorder, || {
+            register(reasons, Exporter::new(recorder.handle()))
+        })
     }
 
     /// Counts a dead letter of one of the reasons given to `new`.
@@ -102,32 +149,53 @@ impl Metrics {
         }
     }
 
-    /// The page that Prometheus reads, text format 0.0.4.
-    pub fn render(&self) -> String {
-        self.exporter.render()
+    /// All that was given to Redis was there just now; `applied_at` is when it was last given some.
+    pub fn found_whole(&self, applied_at: Option<OffsetDateTime>) {
+        self.watermark_timestamp.set(now());
+        self.applied_timestamp.set(applied_at.map_or(0.0, seconds));
     }
 
-    /// Folds what histograms have gathered since the last time; else it piles up between scrapes.
-    pub fn run_upkeep(&self) {
-        self.exporter.run_upkeep();
+    /// What the last comparison with Postgres found, whoever made it.
+    pub fn verified(&self, at: Option<OffsetDateTime>, missing: Option<i64>, phantom: Option<i64>) {
+        self.verified_timestamp.set(at.map_or(0.0, seconds));
+        self.drift.of(Drift::Missing).set(missing.unwrap_or_default() as f64);
+        self.drift.of(Drift::Phantom).set(phantom.unwrap_or_default() as f64);
+    }
+
+    /// The reasons that a dead letter had, and how often.
+    pub fn dead_lettered(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counted = self.dead_letters.iter().map(|(reason, tally)| (*reason, tally.total()));
+        counted.filter(|(_, count)| *count > 0)
+    }
+
+    pub fn exporter(&self) -> &Exporter {
+        &self.exporter
     }
 }
 
-fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
+fn register(reasons: &[&'static str], exporter: Exporter) -> Metrics {
     info();
     Metrics {
-        deliveries: count("rollcall_deliveries_total", "Messages handed to us, again included"),
+        deliveries: tally("rollcall_deliveries_total", "Messages handed to us, again included"),
         settlements: counts(
             "rollcall_settlements_total",
             "outcome",
             "Deliveries acknowledged, or returned with their session",
         ),
-        deliveries_in_flight: level(
+        deliveries_in_flight: Level::new(level(
             "rollcall_deliveries_in_flight",
             "Deliveries that are not settled",
+        )),
+        queue_ready: Sighting::new(level(
+            "rollcall_queue_ready",
+            "Messages that wait in the queue, as this worker saw it last",
+        )),
+        events_decoded: tally("rollcall_events_decoded_total", "Events read from messages"),
+        events_stored: tally("rollcall_events_stored_total", "Events new in Postgres"),
+        events_applied: tally(
+            "rollcall_events_applied_total",
+            "Events whose members were added to Redis, those stored before included",
         ),
-        events_decoded: count("rollcall_events_decoded_total", "Events read from messages"),
-        events_stored: count("rollcall_events_stored_total", "Events new in Postgres"),
         duplicates: count(
             "rollcall_duplicates_total",
             "Events that Postgres already had; a success",
@@ -142,21 +210,28 @@ fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
             describe_histogram!(FLUSH_SECONDS, Unit::Seconds, "Time of each stage of a flush");
             histogram!(FLUSH_SECONDS, "stage" => stage)
         }),
+        store_lag_seconds: spread(
+            STORE_LAG_SECONDS,
+            Unit::Seconds,
+            "From occurred_at of a batch's last event to its commit in Postgres",
+        ),
         event_lag_seconds: spread(
             EVENT_LAG_SECONDS,
             Unit::Seconds,
             "From occurred_at of a batch's last event to its members in Redis",
         ),
+        lag_store: Peak::default(),
+        lag_apply: Peak::default(),
         members_written: count(
             "rollcall_members_written_total",
             "Members sent to Redis, known ones included",
         ),
         retries: counts("rollcall_retries_total", "dependency", "Tries after the first"),
-        holding: ByLabel::new(|dependency| {
-            let name = "rollcall_holding";
-            describe_gauge!(name, Unit::Count, "Lanes that hold a batch for it; 0 is well");
-            gauge!(name, "dependency" => dependency)
-        }),
+        holding: levels(
+            "rollcall_holding",
+            "dependency",
+            "Lanes that hold a batch for it; 0 is well",
+        ),
         sessions: count("rollcall_sessions_total", "Sessions opened with RabbitMQ"),
         session_errors: counts(
             "rollcall_session_errors_total",
@@ -210,25 +285,60 @@ fn register(reasons: &[&'static str], exporter: PrometheusHandle) -> Metrics {
             "rollcall_repair_errors_total",
             "Repairs of Redis that failed and will be tried again",
         ),
+        queue_consumers: level("rollcall_queue_consumers", "Consumers of the queue, all workers'"),
+        dead_letters_ready: level(
+            "rollcall_dead_letters_ready",
+            "Messages that wait among the dead letters",
+        ),
+        partitions_ahead: level("rollcall_partitions_ahead", "Partitions made for times to come"),
+        watermark_timestamp: moment(
+            "rollcall_watermark_timestamp_seconds",
+            "When a look last found in Redis all that this process gave to it",
+        ),
+        applied_timestamp: moment(
+            "rollcall_applied_timestamp_seconds",
+            "When a batch was last added to Redis, by any worker",
+        ),
+        verified_timestamp: moment(
+            "rollcall_verified_timestamp_seconds",
+            "When all sets were last compared with Postgres",
+        ),
+        drift: levels(
+            "rollcall_drift_members",
+            "side",
+            "Members by which Redis differed from Postgres when it was last compared",
+        ),
+        ready: level("rollcall_ready", "1 while /readyz answers 200"),
+        dependency_up: levels(
+            "rollcall_dependency_up",
+            "dependency",
+            "1 while the server is known to answer",
+        ),
         dead_letters: dead_letters(reasons),
         exporter,
     }
 }
 
-fn info() {
+pub(super) fn info() {
     describe_gauge!("rollcall_build_info", Unit::Count, "The version that runs; always 1");
     gauge!("rollcall_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    moment("rollcall_start_timestamp_seconds", "When this process began").set(now());
 }
 
-fn dead_letters(reasons: &[&'static str]) -> Vec<(&'static str, Counter)> {
+fn dead_letters(reasons: &[&'static str]) -> Vec<(&'static str, Tally)> {
     let name = "rollcall_dead_letters_total";
     describe_counter!(name, Unit::Count, "Events condemned, by reason");
-    reasons.iter().map(|reason| (*reason, counter!(name, "reason" => *reason))).collect()
+    let tally = |reason: &&'static str| Tally::new(counter!(name, "reason" => *reason));
+    reasons.iter().map(|reason| (*reason, tally(reason))).collect()
 }
 
 fn count(name: &'static str, help: &'static str) -> Counter {
     describe_counter!(name, Unit::Count, help);
     counter!(name)
+}
+
+fn tally(name: &'static str, help: &'static str) -> Tally {
+    Tally::new(count(name, help))
 }
 
 fn counts<L: Label>(
@@ -245,61 +355,34 @@ fn level(name: &'static str, help: &'static str) -> Gauge {
     gauge!(name)
 }
 
+fn levels<L: Label>(
+    name: &'static str,
+    label: &'static str,
+    help: &'static str,
+) -> ByLabel<L, Gauge> {
+    describe_gauge!(name, Unit::Count, help);
+    ByLabel::new(|value| gauge!(name, label => value))
+}
+
+/// A point in time; its age is for whoever asks to tell.
+fn moment(name: &'static str, help: &'static str) -> Gauge {
+    describe_gauge!(name, Unit::Seconds, format!("{help}, in Unix seconds; 0: never"));
+    gauge!(name)
+}
+
+fn now() -> f64 {
+    seconds(OffsetDateTime::now_utc())
+}
+
+/// As a metric tells a time.
+fn seconds(at: OffsetDateTime) -> f64 {
+    at.unix_timestamp_nanos() as f64 / 1e9
+}
+
 fn spread(name: &'static str, unit: Unit, help: &'static str) -> Histogram {
     describe_histogram!(name, unit, help);
     histogram!(name)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_series_is_there_at_zero_with_its_help() {
-        let page = Metrics::new(&["bad_json", "too_old"]).render();
-        for line in [
-            "rollcall_deliveries_total 0",
-            "rollcall_settlements_total{outcome=\"ack\"} 0",
-            "rollcall_settlements_total{outcome=\"returned\"} 0",
-            "rollcall_dead_letters_total{reason=\"too_old\"} 0",
-            "rollcall_batches_flushed_total{trigger=\"drain\"} 0",
-            "rollcall_flush_seconds_count{stage=\"settle\"} 0",
-            "rollcall_flush_seconds_bucket{stage=\"store\",le=\"0.0005\"} 0",
-            "rollcall_batch_events_bucket{le=\"20000\"} 0",
-            "rollcall_event_lag_seconds_sum 0",
-            "rollcall_retries_total{dependency=\"redis\"} 0",
-            "rollcall_holding{dependency=\"postgres\"} 0",
-            "rollcall_session_errors_total{class=\"config\"} 0",
-            concat!("rollcall_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
-        ] {
-            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
-        }
-        for metric in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-            let name = metric.split(' ').next().unwrap();
-            assert!(name.starts_with("rollcall_"), "{name}");
-            assert!(page.contains(&format!("# HELP {name} ")), "{name} has no help");
-        }
-    }
-
-    #[test]
-    fn what_is_counted_is_rendered_apart() {
-        let one = Metrics::new(&["bad_json"]);
-        let other = Metrics::new(&["bad_json"]);
-        one.deliveries.increment(3);
-        one.dead_letter("bad_json");
-        one.settlements.of(Outcome::Returned).increment(2);
-        one.flush_seconds.of(Stage::Projection).record(0.003);
-        one.run_upkeep();
-        let page = one.render();
-        assert!(page.contains("rollcall_deliveries_total 3"));
-        assert!(page.contains("rollcall_dead_letters_total{reason=\"bad_json\"} 1"));
-        assert!(page.contains("rollcall_settlements_total{outcome=\"returned\"} 2"));
-        assert!(
-            page.contains("rollcall_flush_seconds_bucket{stage=\"projection\",le=\"0.005\"} 1")
-        );
-        assert!(
-            page.contains("rollcall_flush_seconds_bucket{stage=\"projection\",le=\"0.002\"} 0")
-        );
-        assert!(other.render().contains("rollcall_deliveries_total 0"));
-    }
-}
+mod tests;

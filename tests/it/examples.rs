@@ -116,7 +116,7 @@ async fn a_producer_outlives_a_broker_that_is_away() {
         let running = rig.begin_program(language, args, &lines(&fields));
         eventually(LONG, "two tries", async || match proxy.refused() - refused {
             2.. => Ok(()),
-            n => Err(format!("{n} were made")),
+            n => Err(format!("{n} were made; {language:?} says {:?}", running.said())),
         })
         .await;
         proxy.refuse(false);

@@ -10,9 +10,9 @@ use crate::harness::{
     DEFAULT_SETS, LONG, Message, Oracle, Producer, Rig, Worker, eventually, names, seed,
 };
 
-/// Of each round; all floods together are some 28,000.
-const EVENTS: usize = 4_000;
-const ROUNDS: usize = 7;
+/// Of each round; all floods together are some 100,000.
+const EVENTS: usize = 20_000;
+const ROUNDS: usize = 5;
 /// One event in five is bad: well below what the breaker stops at.
 const BAD_EVERY: usize = 5;
 /// What a worker says from its start to its end, whatever it is given.

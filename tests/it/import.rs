@@ -8,7 +8,8 @@ const IMPORT_URL: &str = "ROLLCALL_IMPORT_DATABASE_URL";
 
 const THREE: &str = "SELECT 'message-' || id AS id, created_at AS occurred_at,
     jsonb_build_object('state', state, 'city', city, 'username', username, 'text', body) AS payload
-    FROM messages ORDER BY id; -- the whole history";
+    FROM messages ORDER BY id -- the whole history
+    ;";
 
 const ONE: &str = "SELECT to_json(m) AS event FROM (
     SELECT 'message-' || id AS id, created_at AS occurred_at, state, city, username, body AS text
@@ -145,6 +146,7 @@ async fn a_query_that_gives_no_events_is_told_at_once() {
         (format!("SELECT 1 AS id, {at}, '{{}}' AS payload"), "must give one column, event"),
         ("SELECT event FROM no_such_table".to_owned(), "no_such_table"),
         ("DELETE FROM messages".to_owned(), "42601"),
+        ("WITH d AS (DELETE FROM messages RETURNING 1) SELECT 1 AS event".to_owned(), "a subquery"),
         ("SELECT '{}'::jsonb AS event; DELETE FROM messages".to_owned(), "42601"),
     ];
     for (query, says) in &wrong {
@@ -174,6 +176,24 @@ async fn a_query_that_gives_no_events_is_told_at_once() {
     }
 }
 
+/// As somebody wrote it, over several lines; beside others that travel one a line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_many_lines_stays_one() {
+    let mut rig = Rig::new(DEFAULT_SETS).await;
+    let mut old = old_table(&mut rig, 40).await;
+    let mut oracle = rig.oracle();
+    expect(&mut oracle, &mut old).await;
+    let worker = rig.worker().await;
+    let query = format!(
+        "SELECT replace(replace(event::text, '{{', E'{{\\r\\n  '), ',', E',\\n')::json AS event
+         FROM ({}) e",
+        ONE.replace("ORDER BY id", "")
+    );
+    let import = ["publish", "--events-per-message", "7", "--from-postgres", &query];
+    rig.cli(&import).await.expect(0);
+    rig.finish(&oracle, vec![worker]).await;
+}
+
 /// A row without an event ends it, by its number: nothing is left out in silence. What a worker will
 /// refuse is not its affair.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,8 +205,12 @@ async fn a_row_without_an_event_is_named_and_a_bad_event_is_published() {
     let query = "SELECT CASE n WHEN 30 THEN NULL ELSE jsonb_build_object('n', n) END AS event
                  FROM generate_series(1, 40) n ORDER BY n";
     let run = rig.cli(&["publish", "--from-postgres", query]).await.expect(1);
-    assert!(run.stderr.contains("row 30 of the query is null"), "{}", run.stderr);
+    assert!(run.stderr.contains("row 30 of the query holds no event"), "{}", run.stderr);
     assert!(run.stdout.starts_with("29 events"), "{}", run.stdout);
+    let query = "SELECT n AS id, now() AS occurred_at, to_jsonb(ARRAY[n]) AS payload
+                 FROM generate_series(1, 3) n";
+    let run = rig.cli(&["publish", "--from-postgres", query]).await.expect(1);
+    assert!(run.stderr.contains("row 1 of the query holds no event"), "{}", run.stderr);
     (1..30).for_each(|n| oracle.bad("missing_id", format!("{{\"n\": {n}}}")));
     rig.finish(&oracle, vec![worker]).await;
 }

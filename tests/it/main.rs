@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod access;
 mod bad_input;
 mod chaos;
 mod classified;
@@ -16,6 +17,7 @@ mod crash;
 mod cuts;
 mod dead_letters;
 mod demo_defects;
+mod deploy;
 mod drain;
 mod emptied;
 mod examples;
@@ -33,15 +35,20 @@ mod loss;
 mod memory;
 mod moments;
 mod ops;
+mod page;
 mod papers;
 mod partitions;
 mod pipeline;
+mod pipeline_report;
 mod rebuild;
 mod recomputed;
 mod retention;
 mod roles;
 mod rolling;
 mod schema;
+mod serve;
+mod serve_bounds;
+mod serve_schema;
 mod sets;
 mod status;
 mod topology;

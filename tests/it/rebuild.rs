@@ -265,7 +265,7 @@ async fn a_rebuild_takes_out_what_nothing_supports() {
     assert_eq!(redis.texts(&["SMEMBERS", &key("users")]).await.unwrap(), ["ann", "bob"]);
     assert_eq!(redis.int(&["TTL", &key("users")]).await, -1);
     let keys = redis.texts(&["KEYS", &key("*")]).await.unwrap();
-    let sets = keys.iter().filter(|key| !key.ends_with(":meta") && !key.ends_with(":wm"));
+    let sets = keys.iter().filter(|key| !names::is_reserved(key));
     assert_eq!(sets.count(), 3, "users, by_city:x and one hour: {keys:?}");
     rig.cli(&["manage", "rebuild"]).await.expect(0);
     let second = redis.texts(&["HMGET", &key("meta"), "generation", "state"]).await.unwrap();
@@ -276,7 +276,7 @@ async fn a_rebuild_takes_out_what_nothing_supports() {
     rig.cli(&["manage", "rebuild"]).await.expect(0);
     eventually(LONG, "no set to be left", async || {
         let keys = redis.texts(&["KEYS", &key("*")]).await.unwrap();
-        match keys.iter().all(|key| key.ends_with(":meta") || key.ends_with(":wm")) {
+        match keys.iter().all(|key| names::is_reserved(key)) {
             true => Ok(()),
             false => Err(format!("{keys:?}")),
         }

@@ -62,16 +62,19 @@ class Producer {
     const { channel } = this
     const properties = { contentType: 'application/json', persistent: true, mandatory: true }
     return new Promise((resolve, reject) => {
-      const lost = () => reject(new Error('the channel was lost'))
-      const timer = setTimeout(() => reject(new Error('no confirm in time')), CONFIRM_TIMEOUT_MS)
-      channel.once('close', lost)
-      channel.once('error', lost)
-      channel.publish(EXCHANGE, routingKey, event, properties, (error) => {
+      const end = (error) => {
         clearTimeout(timer)
         channel.off('close', lost)
-        channel.off('error', lost)
         error ? reject(error) : resolve()
-      })
+      }
+      const lost = () => end(new Error('the channel was lost'))
+      const timer = setTimeout(() => end(new Error('no confirm in time')), CONFIRM_TIMEOUT_MS)
+      channel.once('close', lost)
+      try {
+        channel.publish(EXCHANGE, routingKey, event, properties, end)
+      } catch (error) {
+        end(error) // closed already
+      }
     })
   }
 

@@ -35,13 +35,21 @@ class Producer:
         self.parameters, self.channel = pika.URLParameters(url), None
         self.parameters.blocked_connection_timeout = 30  # a broker short of memory or disk
 
+    def connect(self):
+        try:
+            channel = pika.BlockingConnection(self.parameters).channel()
+        except (OSError, ValueError) as error:
+            # Of pika 1.4: a name that is not found; a link that is reset as soon as it stands.
+            raise AMQPConnectionError(error) from error
+        channel.confirm_delivery()  # basic_publish waits for its confirm
+        self.channel = channel
+
     def publish(self, event, routing_key="example.python"):
         """Returns once RabbitMQ has it; raises UnroutableError where no queue takes it."""
         for tries_left in reversed(range(TRIES)):
             try:
                 if self.channel is None:
-                    self.channel = pika.BlockingConnection(self.parameters).channel()
-                    self.channel.confirm_delivery()  # basic_publish waits for its confirm
+                    self.connect()
                 self.channel.basic_publish(
                     EXCHANGE, routing_key, event, self.PERSISTENT, mandatory=True
                 )

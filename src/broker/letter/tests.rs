@@ -22,7 +22,7 @@ fn incoming(properties: BasicProperties) -> Incoming {
         delivery_count: 3,
         exchange: "rollcall".into(),
         routing_key: "a.b".into(),
-        properties: Properties(properties),
+        properties: Properties(Box::new(properties)),
     }
 }
 

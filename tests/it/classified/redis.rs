@@ -150,7 +150,7 @@ async fn loading(scene: &mut Scene, redis: &mut Redis) {
     .await;
     let ours = format!("{}:*", scene.rig.prefix());
     for key in redis.texts(&["KEYS", &ours]).await.unwrap() {
-        let hash = key.ends_with(":meta") || key.ends_with(":wm");
+        let hash = names::is_reserved(&key);
         let (read, write) = if hash { ("HGETALL", "HSET") } else { ("SMEMBERS", "SADD") };
         let all = redis.in_order(&[read, &key]).await.unwrap();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();

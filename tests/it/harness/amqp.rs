@@ -3,7 +3,8 @@
 use futures_util::future::join_all;
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
@@ -27,6 +28,20 @@ impl Sitting {
     pub fn is_closed(&self) -> bool {
         !self.channel.status().connected()
     }
+}
+
+/// What a user may or may not do; the names are of exchanges and queues.
+#[derive(Clone, Copy, Debug)]
+pub enum Act<'a> {
+    Publish(&'a str),
+    Get(&'a str),
+    Purge(&'a str),
+    /// A queue without arguments, that is there or not.
+    Declare(&'a str),
+    Delete(&'a str),
+    DeleteExchange(&'a str),
+    /// The queue, and the exchange that it is bound to.
+    Bind(&'a str, &'a str),
 }
 
 /// A dead letter as it lies in its queue.
@@ -144,6 +159,59 @@ impl Amqp {
         }
         channel.close(200, "done".into()).await.expect("the channel closes");
         letters
+    }
+
+    /// The code with which the broker refuses it, on a channel of its own.
+    pub async fn refusal(&self, act: Act<'_>) -> Option<u16> {
+        let channel = self.connection.create_channel().await.expect("a channel opens");
+        let table = FieldTable::default();
+        let done = async {
+            match act {
+                Act::Publish(exchange) => {
+                    let options = BasicPublishOptions::default();
+                    let of = BasicProperties::default();
+                    // The refusal closes the channel, and is the answer to what waits for a confirm.
+                    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+                    let sent =
+                        channel.basic_publish(exchange.into(), "x".into(), options, b"{}", of);
+                    sent.await?.await.map(drop)
+                }
+                Act::Get(queue) => {
+                    let got = channel.basic_get(queue.into(), BasicGetOptions::default());
+                    got.await.map(drop)
+                }
+                Act::Purge(queue) => {
+                    let purge = channel.queue_purge(queue.into(), QueuePurgeOptions::default());
+                    purge.await.map(drop)
+                }
+                Act::Declare(queue) => {
+                    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+                    channel.queue_declare(queue.into(), options, table).await.map(drop)
+                }
+                Act::Delete(queue) => {
+                    let delete = channel.queue_delete(queue.into(), QueueDeleteOptions::default());
+                    delete.await.map(drop)
+                }
+                Act::DeleteExchange(exchange) => {
+                    let options = ExchangeDeleteOptions::default();
+                    channel.exchange_delete(exchange.into(), options).await
+                }
+                Act::Bind(queue, exchange) => {
+                    let options = QueueBindOptions::default();
+                    channel
+                        .queue_bind(queue.into(), exchange.into(), "#".into(), options, table)
+                        .await
+                }
+            }
+        };
+        match done.await {
+            // A letter that was got goes back with its channel.
+            Ok(()) => channel.close(200, "done".into()).await.map(|()| None).expect("it closes"),
+            Err(error) => match error.kind() {
+                lapin::ErrorKind::ProtocolError(reply) => Some(reply.get_id()),
+                _ => panic!("{act:?}: {error}"),
+            },
+        }
     }
 
     pub async fn declare_queue(&self, queue: &str, arguments: &[(&str, AMQPValue)]) {

@@ -6,9 +6,24 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+#[derive(Debug)]
 pub struct Reply {
     pub status: u16,
+    head: String,
     pub body: String,
+}
+
+impl Reply {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        fields.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
 }
 
 pub async fn get(addr: SocketAddr, path: &str) -> Result<Reply, String> {
@@ -16,35 +31,50 @@ pub async fn get(addr: SocketAddr, path: &str) -> Result<Reply, String> {
 }
 
 pub async fn request(addr: SocketAddr, method: &str, path: &str) -> Result<Reply, String> {
-    tokio::time::timeout(Duration::from_secs(5), exchange(addr, method, path, ""))
-        .await
-        .map_err(|_| format!("{method} {path} had no answer in 5 s"))?
-        .map_err(|error| format!("{method} {path} failed: {error}"))
+    request_with(addr, method, path, "").await
+}
+
+/// With header lines, each ended by CRLF.
+pub async fn request_with(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> Result<Reply, String> {
+    in_time(addr, method, path, headers, "").await
 }
 
 /// Posts a form.
 pub async fn post_form(addr: SocketAddr, path: &str, form: &str) -> Result<Reply, String> {
-    tokio::time::timeout(Duration::from_secs(5), exchange(addr, "POST", path, form))
+    let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
+    in_time(addr, "POST", path, kind, form).await
+}
+
+async fn in_time(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Result<Reply, String> {
+    tokio::time::timeout(Duration::from_secs(5), exchange(addr, method, path, headers, body))
         .await
-        .map_err(|_| format!("POST {path} had no answer in 5 s"))?
-        .map_err(|error| format!("POST {path} failed: {error}"))
+        .map_err(|_| format!("{method} {path} had no answer in 5 s"))?
+        .map_err(|error| format!("{method} {path} failed: {error}"))
 }
 
 async fn exchange(
     addr: SocketAddr,
     method: &str,
     path: &str,
-    form: &str,
+    headers: &str,
+    body: &str,
 ) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect(addr).await?;
-    let kind = match form {
-        "" => "",
-        _ => "Content-Type: application/x-www-form-urlencoded\r\n",
-    };
-    let length = form.len();
+    let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\n{kind}Content-Length: {length}\r\n\
-         Connection: close\r\n\r\n{form}"
+        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n{headers}\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
@@ -52,7 +82,7 @@ async fn exchange(
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    Ok(Reply { status, body: body.to_owned() })
+    Ok(Reply { status, head: head.to_owned(), body: body.to_owned() })
 }
 
 /// One scrape.

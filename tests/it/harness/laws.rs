@@ -32,9 +32,9 @@ impl Rig {
     pub async fn assert_sets(&self, oracle: &Oracle) {
         let mut redis = self.redis().await;
         let prefix = self.prefix();
-        let reserved = [format!("{prefix}:meta"), format!("{prefix}:wm")];
         let found = redis.texts(&["KEYS", &format!("{prefix}:*")]).await.unwrap();
-        let found: BTreeSet<&String> = found.iter().filter(|key| !reserved.contains(key)).collect();
+        let found: BTreeSet<&String> =
+            found.iter().filter(|key| !names::is_reserved(key)).collect();
         let wanted: BTreeSet<&String> =
             oracle.exact.keys().chain(oracle.estimated.keys()).collect();
         assert_eq!(found, wanted, "keys found, keys wanted");

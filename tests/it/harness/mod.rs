@@ -2,6 +2,7 @@
 //! raw clients, and the oracle that says what must be true at the end.
 
 mod amqp;
+mod browser;
 mod fleet;
 mod growth;
 pub mod http;
@@ -24,11 +25,14 @@ mod replicas_selftest;
 mod rig;
 mod selftest;
 mod servers;
+mod site;
 mod stream;
+mod users;
 mod wait;
 mod witness;
 
-pub use amqp::Amqp;
+pub use amqp::{Act, Amqp};
+pub use browser::Browser;
 pub use fleet::Fleet;
 pub use growth::Growth;
 pub use message::Message;
@@ -44,5 +48,6 @@ pub use redis::{Redis, Reply};
 pub use replicas::{RedisReplicas, Replica};
 pub use rig::{DEFAULT_SETS, Rig, with_database};
 pub use servers::{Server, Verb};
+pub use site::Site;
 pub use stream::Stream;
 pub use wait::{LONG, SHORT, eventually};

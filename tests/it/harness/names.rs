@@ -34,6 +34,18 @@ pub const REDIS_TIMEOUT_MS: &str = "ROLLCALL_REDIS_TIMEOUT_MS";
 pub const RETRY_MIN_MS: &str = "ROLLCALL_RETRY_MIN_MS";
 pub const LOG_FORMAT: &str = "ROLLCALL_LOG_FORMAT";
 
+pub const SERVE_ADDR: &str = "ROLLCALL_SERVE_ADDR";
+pub const SERVE_CONNECTIONS_MAX: &str = "ROLLCALL_SERVE_CONNECTIONS_MAX";
+pub const SERVE_REQUESTS_PER_SECOND_MAX: &str = "ROLLCALL_SERVE_REQUESTS_PER_SECOND_MAX";
+pub const SERVE_STREAMS_MAX: &str = "ROLLCALL_SERVE_STREAMS_MAX";
+pub const SERVE_TIMEOUT_MS: &str = "ROLLCALL_SERVE_TIMEOUT_MS";
+pub const SERVE_CORS_ORIGIN: &str = "ROLLCALL_SERVE_CORS_ORIGIN";
+
+/// Keys below the prefix that hold no set: hashes of Rollcall's own.
+pub fn is_reserved(key: &str) -> bool {
+    [":meta", ":wm", ":pipeline"].iter().any(|name| key.ends_with(name))
+}
+
 /// Header of a dead letter that says why.
 pub const HEADER_REASON: &str = "reason";
 
@@ -55,3 +67,5 @@ pub const IN_FLIGHT: &str = "rollcall_deliveries_in_flight";
 
 /// The log line that tells the port of health and metrics, in its field `addr`.
 pub const LISTENING: &str = "ops endpoint listening";
+/// The same of the readers' address.
+pub const SERVING: &str = "serving readers";

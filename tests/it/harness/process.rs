@@ -26,9 +26,14 @@ pub struct Worker {
 impl Worker {
     /// Starts a worker and waits until it listens, which it does with no server there at all.
     pub async fn start(dir: &Path, env: &Env) -> Worker {
-        let log = fresh_path(dir, "worker.log");
+        Worker::start_as("worker", dir, env).await
+    }
+
+    /// The same of another role that runs until it is told to stop.
+    pub async fn start_as(role: &str, dir: &Path, env: &Env) -> Worker {
+        let log = fresh_path(dir, &format!("{role}.log"));
         let out = File::create(&log).expect("the test's folder can be written");
-        let child = command(&["worker"], env)
+        let child = command(&[role], env)
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("a file can be shared"))
             .stderr(out)
@@ -39,10 +44,19 @@ impl Worker {
             if let Some(status) = worker.child.try_wait().expect("a child can be asked") {
                 panic!("the worker ended with {status}");
             }
-            listening(&worker.log()).ok_or_else(|| "its log names no port".to_owned())
+            worker.told_addr(names::LISTENING).ok_or_else(|| "its log names no port".to_owned())
         })
         .await;
         worker
+    }
+
+    /// The address in the log line that begins like this, wherever the formatter nests its fields.
+    pub fn told_addr(&self, message: &str) -> Option<SocketAddr> {
+        self.log().lines().filter(|line| line.contains(message)).find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            let addr = line.pointer("/fields/addr").or_else(|| line.get("addr"))?;
+            addr.as_str()?.parse().ok()
+        })
     }
 
     pub fn log(&self) -> String {
@@ -143,10 +157,15 @@ impl Worker {
         .await
     }
 
+    /// A file that the kernel has of this process.
+    pub fn proc(&self, file: &str) -> String {
+        let file = format!("/proc/{}/{file}", self.child.id());
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+
     /// The most that was resident at any time, in bytes.
     pub fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the worker runs");
+        let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
         kib.expect("the kernel tells VmHWM in kB") << 10
@@ -302,13 +321,4 @@ fn command(args: &[&str], env: &Env) -> Command {
 fn fresh_path(dir: &Path, label: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     dir.join(format!("{}-{label}", NEXT.fetch_add(1, Ordering::Relaxed)))
-}
-
-/// The port from the log line that tells it, wherever the formatter nests its fields.
-fn listening(log: &str) -> Option<SocketAddr> {
-    log.lines().filter(|line| line.contains(names::LISTENING)).find_map(|line| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        let addr = line.pointer("/fields/addr").or_else(|| line.get("addr"))?;
-        addr.as_str()?.parse().ok()
-    })
 }

@@ -17,6 +17,7 @@ use super::producer::{Producer, seed};
 use super::proxy::Proxy;
 use super::redis::Redis;
 use super::servers::{self, Breakable, Server, Servers, Verb};
+use super::site::Site;
 use super::wait::{LONG, eventually};
 
 pub const DEFAULT_SETS: &str = "cities=state+city users=username";
@@ -26,9 +27,9 @@ pub struct Rig {
     pub(super) dir: PathBuf,
     pub env: Env,
     /// The test's own way into Postgres, which may do all.
-    admin_url: String,
-    /// How a worker logs in, where it is another than the rest.
-    worker_url: Option<String>,
+    pub(super) admin_url: String,
+    /// What is another for a worker than for the rest: how it logs in.
+    pub worker_env: Env,
 }
 
 enum Home {
@@ -65,7 +66,7 @@ impl Rig {
         rig.grant();
         let manager = rig.role_url("manager");
         rig.set("DATABASE_URL", &manager);
-        rig.worker_url = Some(rig.role_url("worker"));
+        rig.worker_env.insert("DATABASE_URL".to_owned(), rig.role_url("worker"));
         rig.prepare().await;
         // Again, on what the migrations have made.
         rig.grant();
@@ -129,7 +130,7 @@ impl Rig {
         ];
         let env: Env = env.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let admin_url = env["DATABASE_URL"].clone();
-        Rig { servers, dir, env, admin_url, worker_url: None }
+        Rig { servers, dir, env, admin_url, worker_env: Env::new() }
     }
 
     async fn prepare(&self) {
@@ -185,10 +186,17 @@ impl Rig {
     /// A worker that need not become ready.
     pub async fn worker_unready(&self) -> Worker {
         let mut env = self.env.clone();
-        if let Some(url) = &self.worker_url {
-            env.insert("DATABASE_URL".to_owned(), url.clone());
-        }
+        env.extend(self.worker_env.clone());
         Worker::start(&self.dir, &env).await
+    }
+
+    /// `rollcall serve`, which knows of no server but Redis.
+    pub async fn site(&self) -> Site {
+        let mut env = self.env.clone();
+        env.remove("AMQP_URL");
+        env.remove("DATABASE_URL");
+        env.entry(names::SERVE_ADDR.to_owned()).or_insert("127.0.0.1:0".to_owned());
+        Site::start(&self.dir, &env).await
     }
 
     pub async fn cli(&self, args: &[&str]) -> Run {

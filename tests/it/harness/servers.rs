@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -185,6 +186,19 @@ impl Servers {
         let mut all = vec!["rabbitmqctl", dir.as_str()];
         all.extend(args);
         run(&all)
+    }
+
+    /// A folder for PATH, in which `rabbitmqctl` is that of this set.
+    pub fn tools(&self, folder: &Path) -> PathBuf {
+        let tools = folder.join("tools");
+        fs::create_dir_all(&tools).expect("the test's folder can be written");
+        let (script, dir) = (script(), self.dir.display());
+        let text = format!("#!/bin/sh\nexec '{}' rabbitmqctl '{dir}' \"$@\"\n", script.display());
+        let file = tools.join("rabbitmqctl");
+        fs::write(&file, text).expect("the test's folder can be written");
+        let may_run = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&file, may_run).expect("a file of ours");
+        tools
     }
 
     /// Where a server keeps its data and its logs.

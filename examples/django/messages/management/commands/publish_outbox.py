@@ -63,6 +63,11 @@ class Command(BaseCommand):
         if self.channel is None:
             parameters = pika.URLParameters(settings.AMQP_URL)
             parameters.blocked_connection_timeout = 30  # a broker that is short of memory or disk
-            self.channel = pika.BlockingConnection(parameters).channel()
-            self.channel.confirm_delivery()  # basic_publish waits for its confirm
+            try:
+                channel = pika.BlockingConnection(parameters).channel()
+            except (OSError, ValueError) as error:
+                # Of pika 1.4: a name that is not found; a link that is reset as soon as it stands.
+                raise AMQPConnectionError(error) from error
+            channel.confirm_delivery()  # basic_publish waits for its confirm
+            self.channel = channel
         return self.channel

@@ -21,11 +21,13 @@ impl Redis {
     }
 
     /// A command without spaces in its words, and its answer: a text or a number.
-    fn ask(&mut self, command: &str) -> Result<String> {
+    pub fn ask(&mut self, command: &str) -> Result<String> {
         self.stream.get_mut().write_all(format!("{command}\r\n").as_bytes())?;
-        let mut line = String::new();
-        self.stream.read_line(&mut line)?;
-        let line = line.trim_end();
+        self.answer(command)
+    }
+
+    fn answer(&mut self, command: &str) -> Result<String> {
+        let line = self.line()?;
         if let Some(length) = line.strip_prefix('$') {
             let mut text = vec![0; length.parse::<usize>()? + 2];
             self.stream.read_exact(&mut text)?;
@@ -37,16 +39,41 @@ impl Redis {
         }
     }
 
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        line.truncate(line.trim_end().len());
+        Ok(line)
+    }
+
+    /// Which of them are members, in one question.
+    pub fn are_members(&mut self, key: &str, members: &[String]) -> Result<Vec<bool>> {
+        // An inline command would end at 64 KiB.
+        let mut command = format!("*{}\r\n", members.len() + 2);
+        for word in ["SMISMEMBER", key].into_iter().chain(members.iter().map(String::as_str)) {
+            command += &format!("${}\r\n{word}\r\n", word.len());
+        }
+        self.stream.get_mut().write_all(command.as_bytes())?;
+        let count = self.line()?;
+        let count = count.strip_prefix('*').with_context(|| format!("SMISMEMBER: {count}"))?;
+        let answers = (0..count.parse::<usize>()?).map(|_| self.answer("SMISMEMBER"));
+        answers.map(|answer| Ok(answer? == "1")).collect()
+    }
+
+    pub fn flush_all(&mut self) -> Result<()> {
+        self.ask("FLUSHALL SYNC").map(drop)
+    }
+
     pub fn scard(&mut self, key: &str) -> Result<u64> {
         Ok(self.ask(&format!("SCARD {key}"))?.parse()?)
     }
 
     /// Of so many asked one after another: the median and the 99th percentile, as asked here.
-    pub fn scard_times(&mut self, key: &str, times: usize) -> Result<(Duration, Duration)> {
+    pub fn times(&mut self, command: &str, times: usize) -> Result<(Duration, Duration)> {
         let mut took = Vec::with_capacity(times);
         for _ in 0..times {
             let began = Instant::now();
-            self.scard(key)?;
+            self.ask(command)?;
             took.push(began.elapsed());
         }
         took.sort_unstable();
