@@ -4,10 +4,12 @@
 mod django;
 mod migration;
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DEFAULT_SETS, LONG, Language, Oracle, Producer, Rig, eventually, names, seed,
+    DEFAULT_SETS, LONG, Language, Oracle, Producer, Rig, SHORT, eventually, names, seed,
 };
 
 const PRODUCERS: [(Language, &[&str]); 3] = [
@@ -90,13 +92,18 @@ async fn what_a_producer_publishes_is_there_once_though_its_link_is_cut_in_a_ret
     }
 }
 
-/// A queue that was never bound, or is gone: no producer takes its event for published.
+/// A queue that was never bound, or is gone: no producer takes its event for published, or tries for
+/// long what will fare the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_no_queue_takes_is_an_error_of_its_producer() {
     let rig = Rig::new(DEFAULT_SETS).await;
     rig.amqp().await.delete_queue(rig.queue()).await;
     for (language, args) in PRODUCERS {
-        let ran = rig.begin_program(language, args, b"{\"username\": \"ann\"}\n").end().await;
+        let running = rig.begin_program(language, args, b"{\"username\": \"ann\"}\n");
+        let began = Instant::now();
+        let ran = running.end().await;
+        let took = began.elapsed();
+        assert!(took < SHORT, "{language:?} tried again, for {took:?}");
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{language:?}: {}", ran.stderr);
     }
 }

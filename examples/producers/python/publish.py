@@ -13,7 +13,7 @@ import uuid
 from datetime import datetime, timezone
 
 import pika
-from pika.exceptions import AMQPChannelError, AMQPConnectionError, NackError
+from pika.exceptions import AMQPChannelError, AMQPConnectionError, UnroutableError
 
 EXCHANGE = os.environ.get("ROLLCALL_EXCHANGE", "rollcall")
 TRIES = 60
@@ -54,7 +54,9 @@ class Producer:
                     EXCHANGE, routing_key, event, self.PERSISTENT, mandatory=True
                 )
                 return
-            except (AMQPConnectionError, AMQPChannelError, NackError):
+            except UnroutableError:
+                raise  # it would fare the same again
+            except (AMQPConnectionError, AMQPChannelError):
                 # Was it stored? Nobody knows: send it again, it counts once.
                 self.channel = None
                 if tries_left == 0:

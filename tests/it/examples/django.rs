@@ -163,6 +163,18 @@ async fn the_application_counts_each_message_once_and_says_when_it_does_not_know
     assert_eq!(server.counts().await, (503, json!({"error": "unknown"})));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_queue_takes_stays_in_the_outbox() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    rig.amqp().await.delete_queue(rig.queue()).await;
+    let mut app = App::new(&rig).await;
+    app.manage(&rig, &["migrate", "-v0"]).end().await.expect(0);
+    app.pg.run("INSERT INTO messages_outboxevent (body) VALUES ('{}')").await;
+    let run = app.manage(&rig, &["publish_outbox"]).end().await.expect(1);
+    assert!(run.stderr.contains("unroutable"), "{}", run.stderr);
+    assert_eq!(app.outbox().await, 1);
+}
+
 /// The event is there if and only if the row is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_rolled_back_publishes_nothing() {
@@ -187,9 +199,11 @@ except ZeroDivisionError:
         assert_eq!(app.outbox().await, rows);
         assert_eq!(app.pg.int("SELECT count(*) FROM messages_message").await, rows);
     }
-    // A table that refuses the event refuses the message with it.
+    // A table that refuses the event refuses the message with it, where nobody else began a
+    // transaction.
     app.pg.run("ALTER TABLE messages_outboxevent ADD CHECK (false) NOT VALID").await;
-    let run = app.manage(&rig, &["shell", "-v0", "-c", &post("pass")]).end().await;
+    let alone = "from messages import models\nmodels.post('CA', 'Fresno', 'ann', 'hello')";
+    let run = app.manage(&rig, &["shell", "-v0", "-c", alone]).end().await;
     assert_ne!(run.code, Some(0));
     assert_eq!(app.pg.int("SELECT count(*) FROM messages_message").await, 1);
 }

@@ -7,7 +7,7 @@ import pika
 from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import transaction
-from pika.exceptions import AMQPChannelError, AMQPConnectionError, NackError
+from pika.exceptions import AMQPChannelError, AMQPConnectionError, UnroutableError
 
 from messages.models import OutboxEvent
 
@@ -36,7 +36,9 @@ class Command(BaseCommand):
                     self.channel.connection.sleep(WAIT_SECS)  # and answer heartbeats
                 elif published == 0:
                     time.sleep(WAIT_SECS)
-            except (AMQPConnectionError, AMQPChannelError, NackError) as error:
+            except UnroutableError:
+                raise  # no queue takes it: a hand is needed
+            except (AMQPConnectionError, AMQPChannelError) as error:
                 # Nothing of the page was deleted: the same bytes go again, and count once.
                 self.stderr.write(f"not confirmed, trying again: {error!r}")
                 self.channel = None
@@ -48,7 +50,6 @@ class Command(BaseCommand):
             rows = OutboxEvent.objects.select_for_update(skip_locked=True).order_by("id")[:PAGE]
             rows = list(rows)
             for row in rows:
-                # UnroutableError, where no queue takes it, ends the command: a hand is needed.
                 self.open_channel().basic_publish(
                     settings.ROLLCALL_EXCHANGE,
                     "app.message",
