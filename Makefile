@@ -65,7 +65,7 @@ api-check: install ## ask `rollcall serve` thousands of odd questions made from 
 fuzz: ## fuzz the decoder and the encoding for FUZZ_SECS (60) each
 	@scripts/fuzz $(FUZZ)
 
-mutants: install ## break the code on purpose, and show which test notices (MUTANT=name for one)
+mutants: install-tests ## break the code on purpose, and show which test notices (MUTANT=name for one)
 	@scripts/mutants $(MUTANT)
 
 bench: install ## measure on private servers, 20 min, into docs/ and README (BENCH=drained for a part)

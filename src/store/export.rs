@@ -52,7 +52,8 @@ impl Export {
         link.allow(STATEMENT_MAX).await?;
         for sql in [
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-            // The same row must be the same text each time, whatever the role's own settings.
+            // The same row must be the same text each time, whatever the role's own settings. The
+            // driver asks for UTC as well; here nobody need know that.
             "SET LOCAL TIME ZONE 'UTC'",
             // Between two pages we wait for the broker, or for --rate.
             "SET LOCAL idle_in_transaction_session_timeout = 0",
