@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench bench-check growth \
-  fmt lint install install-tests deploy-check deny sbom
+  fmt lint install install-tests deploy-check deny sbom asyncapi deb
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -65,7 +65,7 @@ api-check: install ## ask `rollcall serve` thousands of odd questions made from 
 fuzz: ## fuzz the decoder and the encoding for FUZZ_SECS (60) each
 	@scripts/fuzz $(FUZZ)
 
-mutants: install ## break the code on purpose, and show which test notices (MUTANT=name for one)
+mutants: install-tests ## break the code on purpose, and show which test notices (MUTANT=name for one)
 	@scripts/mutants $(MUTANT)
 
 bench: install ## measure on private servers, 20 min, into docs/ and README (BENCH=drained for a part)
@@ -86,6 +86,12 @@ deny: ## check licences, sources and advisories of all crates (DENY="bans licens
 sbom: ## write the bill of materials of the binary: target/rollcall.cdx.json
 	@scripts/sbom
 
+asyncapi: install-tests ## check schema/asyncapi.yaml against AsyncAPI's own schema
+	@scripts/asyncapi
+
+deb: ## a Debian package of the release binary, under target/deb
+	@scripts/deb
+
 fmt: ## format the code
 	@scripts/need-components rustfmt
 	cargo fmt && cargo fmt --manifest-path fuzz/Cargo.toml
@@ -98,5 +104,6 @@ lint: ## check the format and run clippy, warnings being errors
 install: ## install RabbitMQ, Postgres and Redis by apt where they are missing
 	@scripts/install
 
-install-tests: ## the same, and the browser of the tests
+install-tests: ## the same, the browser of the tests, and what the examples need
 	@scripts/install tests
+	@scripts/examples

@@ -73,7 +73,7 @@ Examples:
     /// Prepare and look after Postgres and RabbitMQ
     #[command(subcommand)]
     Manage(Manage),
-    /// Publish sample events, or the lines of a file; every one is confirmed by the broker
+    /// Publish sample events, the lines of a file or the rows of a query; each one is confirmed
     Publish(Publish),
     /// Ask the sets in Redis
     #[command(subcommand)]
@@ -103,6 +103,25 @@ Example, in a Dockerfile:
 Example:
   rollcall settings | grep _BYTES")]
     Settings(Output),
+    /// Print what makes a shell complete these commands
+    #[command(after_help = "\
+Examples:
+  rollcall completions bash > ~/.local/share/bash-completion/completions/rollcall
+  rollcall completions zsh > /usr/local/share/zsh/site-functions/_rollcall")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each command
+    #[command(after_help = "\
+Examples:
+  rollcall man | man -l -
+  rollcall man --dir /usr/local/share/man/man1")]
+    Man {
+        /// Write rollcall.1, rollcall-worker.1 and so on into this folder
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// What a command says by its exit code when it did not fail.

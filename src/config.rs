@@ -48,6 +48,7 @@ pub struct Config {
     pub log_filter: String,
     broker: Option<Broker>,
     store: Option<Store>,
+    import: Option<Import>,
     projection: Option<Projection>,
     /// What holds, a line a setting, without secrets.
     shown: Vec<String>,
@@ -100,6 +101,14 @@ pub struct Store {
 pub enum PartitionBy {
     Day,
     Month,
+}
+
+/// Somebody's Postgres, to read events from.
+#[derive(Clone, Debug)]
+pub struct Import {
+    pub url: Secret,
+    /// Connecting gets a part of it.
+    pub timeout: Duration,
 }
 
 /// Redis. The key prefix is part of `Sets`.

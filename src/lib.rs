@@ -4,7 +4,7 @@
 //!
 //! 1. A producer publishes to the exchange; the quorum queue keeps the message. [`broker`]
 //!    `topology` declares both and refuses a queue whose arguments are not ours. `rollcall publish`
-//!    ([`publish`], [`sample`]) is such a producer.
+//!    ([`publish`], [`sample`]) is such a producer; [`publish::Producer`] is for programs in Rust.
 //! 2. [`ingest::supervisor`] keeps a session alive; `ingest/session` opens one when both stores
 //!    take a write: connections to RabbitMQ and some lanes, the first of them on probation. A lane
 //!    (`ingest/lane`) is a channel, a consumer and a Postgres connection, in the one task that may
@@ -86,7 +86,7 @@
 //! | rustls | [`tls`] | certificates, for the three clients |
 //! | axum, hyper | [`http`], [`health`], [`serve`] | the ops endpoint, and the readers' one |
 //! | ureq | [`health`] | asking the ops endpoint |
-//! | clap | [`cli`] | the command line (and `main`, which calls it) |
+//! | clap, clap_complete, clap_mangen | [`cli`] | the command line (and `main`, which calls it) |
 //! | crossterm | [`top`] | the terminal |
 //!
 //! [`broker`], [`store`] and [`projection`] never import each other. [`event`], [`sets`],

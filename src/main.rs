@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rollcall::broker::BrokerError;
 use rollcall::cli::{Cli, Command, Outcome, Output};
 use rollcall::config::setting::{self, SETTINGS};
@@ -80,9 +80,12 @@ fn explain(error: &clap::Error) -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<Outcome> {
-    // Needs no valid configuration: it helps to make one.
+    // These need no valid configuration: some help to make one.
     if let Command::Settings(output) = command {
         return settings(&mut io::stdout().lock(), output);
+    }
+    if let Command::Completions { .. } | Command::Man { .. } = command {
+        return papers(command);
     }
     let config = Config::load(std::env::vars_os())?;
     if let Command::Healthcheck { ready } = command {
@@ -109,12 +112,34 @@ async fn dispatch(config: Config, command: Command) -> anyhow::Result<Outcome> {
         Command::Publish(args) => {
             let shutdown = Shutdown::new();
             let _signals = shutdown.listen().context("listening for signals")?;
-            Ok(publish::run(config.broker()?, &args, &shutdown).await?)
+            Ok(publish::run(&config, &args, &shutdown).await?)
         }
         Command::DeadLetters(command) => Ok(dead_letters::run(config.broker()?, &command).await?),
         // Answered before there was a runtime.
-        Command::Healthcheck { .. } | Command::Settings(_) => Ok(Outcome::Done),
+        Command::Healthcheck { .. }
+        | Command::Settings(_)
+        | Command::Completions { .. }
+        | Command::Man { .. } => Ok(Outcome::Done),
     }
+}
+
+/// Made from the command line's own definitions, so that they cannot say something else.
+fn papers(command: Command) -> anyhow::Result<Outcome> {
+    let mut text = Vec::new();
+    match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "rollcall", &mut text);
+        }
+        Command::Man { dir: Some(dir) } => {
+            std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+            clap_mangen::generate_to(Cli::command(), &dir)
+                .with_context(|| format!("writing manual pages into {}", dir.display()))?;
+        }
+        Command::Man { dir: None } => clap_mangen::Man::new(Cli::command()).render(&mut text)?,
+        _ => {}
+    }
+    io::stdout().lock().write_all(&text)?;
+    Ok(Outcome::Done)
 }
 
 fn settings(out: &mut impl Write, output: Output) -> anyhow::Result<Outcome> {

@@ -1,4 +1,5 @@
-//! `rollcall publish`: sample events or the lines of a file, each confirmed by the broker.
+//! `rollcall publish`: sample events, the lines of a file or the rows of a query, each confirmed by
+//! the broker.
 //!
 //! A message is kept until its confirm arrives and sent again, byte for byte, over a new connection
 //! when the old one is lost; so a message can arrive twice, and the worker stores its events once.
@@ -6,6 +7,8 @@
 
 mod feed;
 mod pace;
+mod producer;
+mod rows;
 mod summary;
 
 use std::collections::VecDeque;
@@ -17,15 +20,18 @@ use time::OffsetDateTime;
 
 use crate::broker::{BrokerError, Outgoing, Publisher};
 use crate::cli::{self, Outcome};
-use crate::config;
+use crate::config::{self, Config, ConfigErrors};
 use crate::progress::Progress;
 use crate::retry::{Backoff, Class};
 use crate::sample::{Plan, Samples};
 use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 use crate::telemetry::chain;
 
 use feed::{Feed, Packed, Tally};
 use pace::Pace;
+pub use producer::Producer;
+use rows::Rows;
 use summary::Summary;
 
 /// Unconfirmed messages at once. A quorum queue confirms after its fsync, so a few thousand cover
@@ -48,6 +54,12 @@ pub enum PublishError {
     File { path: PathBuf, source: std::io::Error },
     #[error("line {line} of {} is longer than {} bytes", .path.display(), feed::LINE_BYTES_MAX)]
     LineTooLong { path: PathBuf, line: u64 },
+    #[error("reading the events of the query")]
+    Store(#[from] StoreError),
+    #[error("row {row} of the query {rule}")]
+    Row { row: u64, rule: &'static str },
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
     #[error("writing the summary")]
     Answer(#[from] std::io::Error),
 }
@@ -57,7 +69,11 @@ impl PublishError {
         match self {
             PublishError::Broker(source) | PublishError::GivenUp { source, .. } => source.class(),
             // The file is the user's to put right, and so is its line.
-            PublishError::File { .. } | PublishError::LineTooLong { .. } => Class::Data,
+            PublishError::File { .. }
+            | PublishError::LineTooLong { .. }
+            | PublishError::Row { .. } => Class::Data,
+            PublishError::Store(source) => source.class(),
+            PublishError::Config(source) => source.class(),
             // Whoever read standard output is gone: the same again would fare the same.
             PublishError::Answer(_) => Class::Data,
         }
@@ -66,10 +82,11 @@ impl PublishError {
 
 /// Publishes what the arguments ask for and prints a summary, also of what came to an early end.
 pub async fn run(
-    broker: &config::Broker,
+    config: &Config,
     args: &cli::Publish,
     shutdown: &Shutdown,
 ) -> Result<Outcome, PublishError> {
+    let broker = config.broker()?;
     let now = OffsetDateTime::now_utc();
     let plan = Plan {
         // Any number does: it is reported, so that the run can be had again.
@@ -80,9 +97,18 @@ pub async fn run(
         duplicates_pct: args.duplicates,
         bad_pct: args.bad,
     };
-    let (feed, plan) = match &args.file {
-        Some(path) => (Feed::file(path, args.events_per_message).await?, None),
-        None => (Feed::samples(Samples::new(plan), args.events_per_message), Some(plan)),
+    let per_message = args.events_per_message;
+    let (feed, plan, total) = match (&args.file, &args.from_postgres) {
+        (Some(path), _) => (Feed::file(path, per_message).await?, None, None),
+        (None, Some(query)) => {
+            let rows = Rows::open(config.import()?, query).await?;
+            let total = rows.total();
+            (Feed::rows(rows, per_message), None, Some(total))
+        }
+        (None, None) => {
+            let feed = Feed::samples(Samples::new(plan), per_message);
+            (feed, Some(plan), Some(plan.count))
+        }
     };
     let publisher = Publisher::connect(broker, WINDOW_MESSAGES).await?;
     let mut run = Run {
@@ -96,7 +122,7 @@ pub async fn run(
         failed: false,
         losses: 0,
         backoff: Backoff::new(WAIT_MIN, WAIT_MAX),
-        progress: Progress::new("published", plan.map(|plan| plan.count)),
+        progress: Progress::new("published", total),
     };
     let started = Instant::now();
     let result = run.publish_all(feed, Pace::new(args.rate), shutdown).await;

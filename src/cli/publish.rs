@@ -1,4 +1,4 @@
-//! The options of `rollcall publish`.
+//! What `rollcall publish` takes.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Output;
 
-/// Publish sample events, or the lines of a file; every one is confirmed by the broker
+/// Publish sample events, the lines of a file or the rows of a query; each one is confirmed
 ///
 /// Persistent and mandatory, with a bounded window of unconfirmed messages. A connection that is
 /// lost is made again, and the same bytes are sent again: the worker stores each event once.
@@ -18,7 +18,8 @@ Examples:
   rollcall publish --count 200000 --duplicates 5 --bad 1 --events-per-message 100
   rollcall publish --rate 100 --count 6000
   rollcall publish --file events.ndjson
-  zcat events.ndjson.gz | rollcall publish --file - --events-per-message 500 --json")]
+  zcat events.ndjson.gz | rollcall publish --file - --events-per-message 500 --json
+  rollcall publish --from-postgres 'SELECT event FROM old_events ORDER BY id'")]
 pub struct Publish {
     /// Events to publish, duplicates and bad ones included
     #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -46,6 +47,14 @@ pub struct Publish {
     #[arg(long, value_name = "F.ndjson")]
     #[arg(conflicts_with_all = ["count", "seed", "duplicates", "bad", "spread_hours", "ending_at"])]
     pub file: Option<PathBuf>,
+    /// Publish each row of this query, read in ROLLCALL_IMPORT_DATABASE_URL
+    ///
+    /// One SELECT that gives a column `event` (json or jsonb), or `id`, `occurred_at` (timestamptz)
+    /// and `payload` (json or jsonb). It is read in one snapshot, a page at a time. The same rows
+    /// are the same events, so a run that was cut short is simply run again.
+    #[arg(long, value_name = "QUERY", conflicts_with = "file")]
+    #[arg(conflicts_with_all = ["count", "seed", "duplicates", "bad", "spread_hours", "ending_at"])]
+    pub from_postgres: Option<String>,
     /// Events in one message; more than one travel as application/x-ndjson
     #[arg(long, value_name = "K", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]

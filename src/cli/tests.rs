@@ -85,6 +85,10 @@ fn every_documented_command_line_parses() {
         "check --json",
         "healthcheck --ready",
         "settings",
+        "completions bash",
+        "man",
+        "man --dir d",
+        "publish --from-postgres q --events-per-message 100 --rate 5 --routing-key a --json",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }
@@ -102,6 +106,9 @@ fn usage_errors_are_found() {
         "publish --rate 0",
         "publish --events-per-message 0",
         "publish --file x --count 3",
+        "publish --file x --from-postgres q",
+        "publish --from-postgres q --bad 1",
+        "completions cmd",
         "publish --ending-at yesterday",
         "read contains cities",
         "top --interval 0",

@@ -12,7 +12,8 @@ use super::parse::{self, Reader};
 // The names of the table, which is what this file goes through.
 use super::setting::*;
 use super::{
-    Broker, Config, Ingest, LogFormat, PartitionBy, Projection, Secret, Serve, Store, source,
+    Broker, Config, Import, Ingest, LogFormat, PartitionBy, Projection, Secret, Serve, Store,
+    source,
 };
 use crate::event::Limits;
 use crate::sets::{Sets, WindowTtl};
@@ -60,6 +61,14 @@ impl Config {
     /// `REDIS_URL` is not set.
     pub fn projection(&self) -> Result<&Projection, ConfigErrors> {
         self.projection.as_ref().ok_or_else(|| missing(&[&REDIS_URL]))
+    }
+
+    /// Where `publish --from-postgres` reads.
+    ///
+    /// # Errors
+    /// Neither its own URL nor `DATABASE_URL` is set.
+    pub fn import(&self) -> Result<&Import, ConfigErrors> {
+        self.import.as_ref().ok_or_else(|| missing(&[&ROLLCALL_IMPORT_DATABASE_URL]))
     }
 
     /// What a worker needs, so that all that is absent is told at once.
@@ -151,10 +160,13 @@ fn read(r: &mut Reader) -> Option<Config> {
     };
     let retention = r.whole_or_none(&ROLLCALL_RETENTION_DAYS).map(parse::days);
     let limits = limits(r, &ingest, retention);
-    let store = store(r, database_url.clone(), database_replica_url.clone());
+    let store_timeout = r.secs(&ROLLCALL_STORE_TIMEOUT_SECS);
+    let store = store(r, database_url.clone(), database_replica_url.clone(), store_timeout);
+    let import_url = r.url(&ROLLCALL_IMPORT_DATABASE_URL).or(database_url.clone());
     let timeout = r.millis(&ROLLCALL_REDIS_TIMEOUT_MS);
     let redis_hold = r.secs(&ROLLCALL_REDIS_HOLD_SECS);
     Some(Config {
+        import: import_url.map(|url| Import { url, timeout: store_timeout }),
         projection: redis_url.clone().map(|url| Projection { url, timeout }),
         amqp_url,
         database_url,
@@ -284,13 +296,17 @@ fn limits(r: &mut Reader, ingest: &Ingest, retention: Option<Duration>) -> Limit
     }
 }
 
-fn store(r: &mut Reader, url: Option<Secret>, replica_url: Option<Secret>) -> Option<Store> {
+fn store(
+    r: &mut Reader,
+    url: Option<Secret>,
+    replica_url: Option<Secret>,
+    timeout: Duration,
+) -> Option<Store> {
     let partition_by = match r.word(&ROLLCALL_PARTITION_BY) {
         Some("day") => PartitionBy::Day,
         _ => PartitionBy::Month,
     };
     let partitions_ahead = r.whole(&ROLLCALL_PARTITIONS_AHEAD);
-    let timeout = r.secs(&ROLLCALL_STORE_TIMEOUT_SECS);
     url.map(|url| Store { url, replica_url, partition_by, partitions_ahead, timeout })
 }
 

@@ -222,6 +222,10 @@ event_age_max_days ROLLCALL_EVENT_AGE_MAX_DAYS text "1826", whole("days", 1, 36_
 clock_skew_max_secs ROLLCALL_CLOCK_SKEW_MAX_SECS text "3600", whole("seconds", 0, 86_400),
     "An event that is further in the future is dead-lettered.";
 
+import_database_url ROLLCALL_IMPORT_DATABASE_URL
+    unset "postgres://reader:change-me@127.0.0.1:5432/shop", POSTGRES,
+    "The Postgres that publish --from-postgres reads; DATABASE_URL unless set.";
+
 retention_days ROLLCALL_RETENTION_DAYS unset "400", whole("days", 1, 36_500),
     "How long events stay in Postgres; for ever unless set.";
 partition_by ROLLCALL_PARTITION_BY text "month", Rule::OneOf(&["month", "day"]),

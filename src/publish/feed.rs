@@ -1,5 +1,5 @@
-//! What there is to publish: events from a sample plan or the lines of a file, packed into
-//! messages. It must never judge a line: what is bad is the worker's to dead-letter.
+//! What there is to publish: events from a sample plan, the lines of a file or the rows of a query,
+//! packed into messages. It must never judge a line: what is bad is the worker's to dead-letter.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 use super::PublishError;
+use super::rows::Rows;
 use crate::sample::{Kind, Samples};
 
 /// Longest line of a file: what RabbitMQ 4 takes as one message by default. Far above what a
@@ -59,6 +60,7 @@ pub struct Packed {
 enum Source {
     Samples(Box<Samples>),
     Lines(Lines),
+    Rows(Box<Rows>),
 }
 
 /// Packs what its source yields. `next` is cancel-safe: all that was taken stays in here.
@@ -88,6 +90,10 @@ impl Feed {
         };
         let lines = Lines { path: path.to_owned(), reader, partial: Vec::new(), number: 0 };
         Ok(Feed::new(Source::Lines(lines), per_message))
+    }
+
+    pub fn rows(rows: Rows, per_message: u32) -> Feed {
+        Feed::new(Source::Rows(Box::new(rows)), per_message)
     }
 
     fn new(source: Source, per_message: u32) -> Feed {
@@ -141,6 +147,7 @@ impl Source {
                 Ok(samples.next().map(|sample| (sample.bytes, Some(sample.kind))))
             }
             Source::Lines(lines) => Ok(lines.next().await?.map(|line| (line, None))),
+            Source::Rows(rows) => Ok(rows.next().await?.map(|row| (row, None))),
         }
     }
 }

@@ -15,6 +15,9 @@ pub enum StoreError {
     #[error("the postgres URL {rule}")]
     Url { rule: String },
 
+    #[error("the query {rule}")]
+    Query { rule: &'static str },
+
     #[error("connect to postgres at {target}")]
     Connect { target: String, source: Cause },
 
@@ -66,6 +69,8 @@ impl StoreError {
         match self {
             // Somebody has to write another URL.
             StoreError::Url { .. } => Class::Config,
+            // Or another query.
+            StoreError::Query { .. } => Class::Config,
             // What the server or the network said decides.
             StoreError::Connect { source, .. } | StoreError::Statement { source, .. } => {
                 source.class()

@@ -7,6 +7,7 @@
 mod admin;
 mod error;
 mod events;
+mod export;
 pub mod forget;
 mod indexes;
 mod insert;
@@ -28,6 +29,7 @@ pub mod walk;
 pub use admin::{Server, count_events, is_empty, ping, ping_replica, probe};
 pub use error::{Cause, StoreError};
 pub use events::{EventStore, Refusal, Refused, Row, Stored};
+pub use export::Export;
 pub use indexes::{FieldIndex, Found as IndexFound, Indexer};
 #[cfg(test)]
 pub use insert::{Table, insert};

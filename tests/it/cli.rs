@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{DEFAULT_SETS, Message, Producer, Rig, Worker, names, seed};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
     "",
     "worker",
     "manage",
@@ -27,6 +27,8 @@ const COMMANDS: [&str; 22] = [
     "dead-letters replay",
     "dead-letters purge",
     "check",
+    "completions",
+    "man",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

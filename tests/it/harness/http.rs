@@ -41,7 +41,23 @@ pub async fn request_with(
     path: &str,
     headers: &str,
 ) -> Result<Reply, String> {
-    tokio::time::timeout(Duration::from_secs(5), exchange(addr, method, path, headers))
+    in_time(addr, method, path, headers, "").await
+}
+
+/// Posts a form.
+pub async fn post_form(addr: SocketAddr, path: &str, form: &str) -> Result<Reply, String> {
+    let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
+    in_time(addr, "POST", path, kind, form).await
+}
+
+async fn in_time(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Result<Reply, String> {
+    tokio::time::timeout(Duration::from_secs(5), exchange(addr, method, path, headers, body))
         .await
         .map_err(|_| format!("{method} {path} had no answer in 5 s"))?
         .map_err(|error| format!("{method} {path} failed: {error}"))
@@ -52,11 +68,13 @@ async fn exchange(
     method: &str,
     path: &str,
     headers: &str,
+    body: &str,
 ) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect(addr).await?;
+    let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\nConnection: close\r\n\
-         {headers}\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n{headers}\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();

@@ -262,16 +262,23 @@ pub struct Running {
 
 impl Running {
     pub fn start(dir: &Path, args: &[&str], env: &Env, stdin: &[u8]) -> Running {
+        Running::of(command(args, env), dir, stdin)
+    }
+
+    /// Any program.
+    pub fn of(mut command: Command, dir: &Path, stdin: &[u8]) -> Running {
         let stdin_path = fresh_path(dir, "stdin");
         let (out, err) = (fresh_path(dir, "stdout"), fresh_path(dir, "stderr"));
         fs::write(&stdin_path, stdin).expect("the test's folder can be written");
-        let child = command(args, env)
+        let args = command.get_args().chain([command.get_program()]);
+        let args = format!("{:?}", args.collect::<Vec<_>>());
+        let child = command
             .stdin(File::open(&stdin_path).expect("just written"))
             .stdout(File::create(&out).expect("the test's folder can be written"))
             .stderr(File::create(&err).expect("the test's folder can be written"))
             .spawn()
             .expect("the binary runs");
-        Running { child, out, err, args: format!("{args:?}") }
+        Running { child, out, err, args }
     }
 
     /// How it ended, if it has.
@@ -289,7 +296,7 @@ impl Running {
             }
             if patience.is_over() {
                 let (stdout, stderr) = self.said();
-                panic!("rollcall {} did not end in {LONG:?}\n{stdout}{stderr}", self.args);
+                panic!("{} did not end in {LONG:?}\n{stdout}{stderr}", self.args);
             }
             patience.wait("it runs").await;
         }
@@ -303,7 +310,14 @@ impl Running {
         ran
     }
 
-    fn said(&self) -> (String, String) {
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
+        assert!(status.success(), "kill -s {name} {pid}: {status}");
+    }
+
+    /// What it has said so far: standard output and standard error.
+    pub fn said(&self) -> (String, String) {
         let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
         (read(&self.out), read(&self.err))
     }

@@ -83,6 +83,7 @@ struct Books {
     cuts: u32,
     needles: Vec<Vec<u8>>,
     replies_lost: usize,
+    refused: usize,
 }
 
 impl Proxy {
@@ -128,6 +129,11 @@ impl Proxy {
     /// Whether new connections are reset at once. Those that stand go on.
     pub fn refuse(&self, refuses: bool) {
         self.shared.line.send_modify(|line| line.refuses = refuses);
+    }
+
+    /// How many connections have been reset so.
+    pub fn refused(&self) -> usize {
+        self.shared.books().refused
     }
 
     /// New connections go to another server: what an address that moves does. Those that stand are
@@ -245,6 +251,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             (line.refuses, line.era, line.deaths)
         };
         if refuses {
+            shared.books().refused += 1;
             reset(&client);
             continue;
         }
