@@ -6,6 +6,8 @@ mod publish;
 mod top;
 mod upkeep;
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 pub use dead_letters::{DeadLetters, Filter, Select};

@@ -32,6 +32,7 @@ fn every_command_line_of_the_documents_is_one() {
     let documents = [
         include_str!("../../README.md"),
         include_str!("../../docs/runbook.md"),
+        include_str!("../../docs/migration.md"),
         include_str!("../../CHANGELOG.md"),
     ];
     let mut found = 0;

@@ -46,7 +46,7 @@ pub fn endpoint(text: &str, schemes: &[&str]) -> Result<String, &'static str> {
     Ok(format!("{}://{user}{host}{port}{}", url.scheme(), url.path()))
 }
 
-/// Refuses what a client would not understand: misspelt, it would be ignored, and `sslmode` with it.
+/// Refuses what a client would not understand: misspelt it would be ignored, an `sslmode` too.
 fn parameters(url: &Url) -> Result<(), &'static str> {
     const TLS: [&str; 3] = [tls::CA, tls::CERT, tls::KEY];
     let scheme = url.scheme();
