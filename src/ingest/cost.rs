@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::batch::Batch;
 use super::plan::plan;
 use crate::broker::{Delivery, Incoming, Token};
-use crate::event::{Limits, Rules};
+use crate::event::Rules;
+use crate::event::tests::limits;
 use crate::sets::{Sets, WindowTtl};
 
 /// Events of each measurement: what is done once weighs little.
@@ -74,16 +75,7 @@ fn decoded(per_message: usize, padding: usize) -> Batch {
         Delivery { message, token: Token::new(0, tag) }
     });
     let deliveries: Vec<Delivery> = deliveries.collect();
-    let limits = Limits {
-        message_bytes_max: 1 << 20,
-        message_events_max: 1_000,
-        nesting_max: 64,
-        id_bytes_max: 128,
-        member_bytes_max: 1024,
-        event_members_max: 1000,
-        event_age_max: time::Duration::days(365),
-        clock_skew_max: time::Duration::hours(1),
-    };
+    let limits = limits();
     let mut batch = Batch::default();
     let sets = sets();
     counted_decode(&mut batch, deliveries, Rules { sets: &sets, limits: &limits, now: NOW });
