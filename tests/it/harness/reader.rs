@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::producer::Rng;
 use super::redis::{Redis, Reply};
-use super::wait::eventually;
+use super::wait::{SHORT, eventually};
 
 const EVERY: Duration = Duration::from_millis(20);
 /// Members asked about each time.
@@ -58,6 +58,13 @@ impl Reader {
 
     pub fn seen(&self) -> Seen {
         locked(&self.seen).clone()
+    }
+
+    /// What is there now: the second of two answers was asked for after this began.
+    pub async fn look(&self) -> Seen {
+        let answers = |seen: &Seen| seen.known + seen.unknown;
+        let wanted = answers(&self.seen()) + 2;
+        self.wait(SHORT, "a reader to look again", |seen| answers(seen) >= wanted).await
     }
 
     /// What comes from here on is noticed anew.
