@@ -1,10 +1,13 @@
 //! Passwords that nobody could mistake, in every URL and in every file of one, through a run with
 //! faults at the most talkative log level: they are never seen again. Not in a log, a metric, an
-//! answer of the ops endpoint, the error of a command or a command line.
+//! answer of the ops endpoint or to a reader, the error of a command or a command line, a child's neither.
 
 use std::collections::BTreeMap;
+use std::fs;
 
-use crate::harness::{DEFAULT_SETS, Message, Producer, Proxy, Rig, Server, Verb, Worker, seed};
+use crate::harness::{
+    DEFAULT_SETS, Message, Producer, Proxy, Rig, Server, Site, Verb, Worker, seed,
+};
 
 type Env = BTreeMap<String, String>;
 
@@ -61,6 +64,26 @@ impl Heard {
             self.add(format!("{what} {path}"), &reply.body);
         }
         self.add(format!("{what} cmdline"), &process.proc("cmdline"));
+        self.add(format!("{what} cmdline"), &children_cmdlines(process.pid()));
+    }
+
+    /// What readers over HTTP are shown: answers, refusals, and the page's snapshot with its error.
+    async fn look_as_reader(&mut self, what: &str, site: &Site) {
+        let paths = [
+            "/",
+            "/api/stats",
+            "/api/snapshot",
+            "/api/sets",
+            "/api/sets/users",
+            "/api/sets/users/contains?member=ann",
+            "/api/sets/none",
+            "/openapi.json",
+        ];
+        for path in paths {
+            let reply = site.get(path).await;
+            self.add(format!("{what} {path}"), &format!("{reply:?}"));
+        }
+        self.look(what, &site.process).await;
     }
 
     fn assert_clean(&self) {
@@ -72,6 +95,31 @@ impl Heard {
             assert!(found.is_empty(), "{what}: {found:#?}");
         }
     }
+}
+
+/// The command lines of what a process has started, and of what that has.
+fn children_cmdlines(pid: u32) -> String {
+    let read = |pid: u32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let all = fs::read_dir("/proc").expect("there is a /proc").flatten();
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // The parent is the second field after the name, which may hold anything. One that has ended
+    // meanwhile is nobody's.
+    let with_parent = all.filter_map(|child| {
+        let stat = read(child, "stat").ok()?;
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+        Some((child, parent))
+    });
+    let with_parent: Vec<_> = with_parent.collect();
+    let mut family = vec![pid];
+    let mut lines = String::new();
+    while let Some(one) = family.pop() {
+        for (child, _) in with_parent.iter().filter(|(_, parent)| *parent == one) {
+            family.push(*child);
+            lines.push_str(&read(*child, "cmdline").unwrap_or_default());
+            lines.push('\n');
+        }
+    }
+    lines
 }
 
 fn password(variable: &str) -> String {
@@ -177,6 +225,10 @@ async fn no_password_is_ever_seen_again() {
                 process.wait_not_ready().await;
                 heard.look(what, process).await;
             }
+            if *server == Server::Redis {
+                site.wait_status("/api/stats", 503).await;
+            }
+            heard.look_as_reader("site", &site).await;
             rig.control(Verb::Start, *server);
             plant_redis(&rig).await;
         }
@@ -197,6 +249,13 @@ async fn no_password_is_ever_seen_again() {
         heard.add(format!("wrong {variable} log"), &refused.log());
         refused.terminate().await;
     }
+    let env = rig.env.clone().into_iter().chain(wrong.clone());
+    let refused = Site::start(&rig.dir, &env.collect()).await;
+    refused.process.wait_not_ready().await;
+    refused.wait_status("/api/stats", 503).await;
+    heard.look_as_reader("wrong site", &refused).await;
+    heard.add("wrong site log", &refused.process.log());
+    refused.process.terminate().await;
     // And so are those that make a URL unreadable.
     let broken = |url: &String| url.replace("9f3a@", "12/9f3a@x?y#@");
     let broken: Env = right.iter().map(|(name, url)| (name.clone(), broken(url))).collect();
@@ -209,6 +268,8 @@ async fn no_password_is_ever_seen_again() {
         assert!(settings.contains("REDIS_URL=redis://***@127.0.0.1"), "{settings}");
         assert!(settings.contains("ROLLCALL_LANES=2 (default)"), "{settings}");
     }
+    site.wait_status("/api/stats", 200).await;
+    heard.look_as_reader("site", &site).await;
     for (what, process) in [("by file", by_file), ("proxied", proxied), ("site", site.process)] {
         heard.look(what, &process).await;
         let log = process.log();

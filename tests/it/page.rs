@@ -69,6 +69,9 @@ async fn numbers_move_as_snapshots_come() {
     assert_eq!(browser.texts("#stages .note"), ["empty", "lag 12 ms", "lag 15 ms"]);
     let line = browser.run("return document.querySelectorAll('.line')[1].getAttribute('d').length");
     assert!(line.as_u64() > Some(1000), "a line of the last hour: {line}");
+    let from =
+        browser.run("return document.querySelectorAll('.line')[1].getAttribute('d').slice(0, 5)");
+    assert_eq!(from, "M0.0 ", "fifty minutes are as wide as the chart");
 
     let mut next = ordinary();
     next["sets"][1]["cardinality"] = json!(1235);
@@ -172,14 +175,21 @@ async fn the_last_hour_stays_as_updates_come() {
         || browser.run("return document.querySelector('.chart').getAttribute('aria-label')");
     let whole = json!("users over the last hour: lowest 100, highest 400");
     let given = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    for _ in 0..2 {
+    for round in 0..2 {
         let before = given(&stub.updates);
+        // First for longer than a page would wait before it asks.
+        let enough = if round == 0 { 25 } else { 10 };
         eventually(SHORT, "updates to come", async || match given(&stub.updates) - before {
-            many @ 0..10 => Err(format!("{many} came")),
+            many if many < enough => Err(format!("{many} came")),
             _ => Ok(()),
         })
         .await;
         assert_eq!(label(), whole);
+        // Each point once, in order: a doubled one would lead the line back.
+        let back = "const [...xs] = document.querySelector('.line').getAttribute('d')
+            .matchAll(/[ML]([\\d.]+) /g).map((one) => Number(one[1]));
+            return xs.length > 300 ? xs.findIndex((x, n) => x < xs[n - 1]) : `${xs.length} points`";
+        assert_eq!(browser.run(back), json!(-1));
         let steps = "const more = document.querySelector('.tile details'); more.open = true;
             return more.querySelectorAll('tbody tr').length";
         eventually(SHORT, "a row for each fifth of fifty minutes", async || {
@@ -189,6 +199,9 @@ async fn the_last_hour_stays_as_updates_come() {
             }
         })
         .await;
+        if round == 0 {
+            assert_eq!(given(&stub.asked), 0, "who hears the stream need not ask");
+        }
         // Without a stream it asks, and then listens again.
         stub.behave(Manner::NoStream);
         eventually(SHORT, "the page to ask", async || match given(&stub.asked) {

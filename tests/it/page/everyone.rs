@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::scenes::{hostile, ordinary, set, snapshot};
-use super::stub::before;
+use super::stub::{ago, before};
 use super::{assert_quiet, open, wait_word};
 use crate::harness::{Browser, SHORT, eventually};
 
@@ -222,6 +222,20 @@ async fn a_screen_reader_is_told_what_matters() {
     assert_eq!(spoken.as_array().unwrap().len(), 2, "{spoken}");
     assert!(spoken[0].as_str().unwrap().starts_with("Redis is away. Counts are unknown"));
     assert_eq!(spoken[1], "Live");
+    // What is said of a state that lasts grows old on the screen, and is not said again.
+    let mut held = ordinary();
+    held["last_applied_at"] = json!(ago(20));
+    held["pipeline"]["queue_ready"] = json!(12);
+    stub.show(held);
+    wait_word(&browser, "Stale").await;
+    let notice = browser.text("#notice");
+    eventually(SHORT, "the notice to grow older", async || match browser.text("#notice") {
+        text if text != notice => Ok(()),
+        text => Err(text),
+    })
+    .await;
+    let spoken = browser.run("return spoken");
+    assert_eq!(spoken.as_array().unwrap().len(), 3, "{spoken}");
 
     let moving = "return getComputedStyle(document.querySelector('.bars tbody tr'))
         .transitionDuration";
