@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo up down clean-servers build test test-next api-check chaos fuzz mutants bench bench-check growth \
-  fmt lint install install-tests deploy-check deny sbom asyncapi deb
+  fmt lint install install-tests deploy-check deny sbom asyncapi deb screenshots
 
 dev := .rollcall/dev
 next := $(CURDIR)/.rollcall/next
@@ -73,6 +73,9 @@ bench: install ## measure on private servers, 20 min, into docs/ and README (BEN
 
 bench-check: ## hold the instructions that our own code costs an event against benches/instructions.txt
 	@scripts/bench-check $(BENCH_CHECK)
+
+screenshots: ## take the pictures of the page for the README, of 12 minutes of a real run
+	@scripts/screenshots
 
 growth: install ## how the cost grows with the table, into docs/ (GROWTH_ROWS="1000000 5000000")
 	@scripts/growth

@@ -225,7 +225,7 @@ async fn no_password_is_ever_seen_again() {
                 process.wait_not_ready().await;
                 heard.look(what, process).await;
             }
-            if *server == Server::Redis {
+            if matches!(server, Server::Redis) {
                 site.wait_status("/api/stats", 503).await;
             }
             heard.look_as_reader("site", &site).await;
