@@ -4,6 +4,7 @@
 mod amqp;
 mod authority;
 mod browser;
+mod collector;
 mod fleet;
 mod growth;
 pub mod http;
@@ -36,6 +37,7 @@ mod witness;
 pub use amqp::{Act, Amqp};
 pub use authority::{Authority, Flaw, Identity};
 pub use browser::Browser;
+pub use collector::{Collector, Manner, Spans, text};
 pub use fleet::Fleet;
 pub use growth::Growth;
 pub use message::Message;
