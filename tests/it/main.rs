@@ -59,6 +59,7 @@ mod status;
 mod tls;
 mod top;
 mod topology;
+#[cfg(feature = "otlp")]
 mod traces;
 mod verify;
 mod versions;

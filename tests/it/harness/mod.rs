@@ -4,6 +4,7 @@
 mod amqp;
 mod authority;
 mod browser;
+#[cfg(feature = "otlp")]
 mod collector;
 mod fleet;
 mod growth;
@@ -37,6 +38,7 @@ mod witness;
 pub use amqp::{Act, Amqp};
 pub use authority::{Authority, Flaw, Identity};
 pub use browser::Browser;
+#[cfg(feature = "otlp")]
 pub use collector::{Collector, Manner, Spans, text};
 pub use fleet::Fleet;
 pub use growth::Growth;
