@@ -1,8 +1,11 @@
 # One image for every role: the binary, and nothing else to log in to.
 #   docker build -t rollcall .          docker run --rm rollcall --help
+#   docker build --build-arg FEATURES=otlp -t rollcall .        one that can send spans
 
 # Debian 12, as the runtime below: the same glibc. It has the C compiler that mimalloc and ring want.
 FROM rust:1.95-slim-bookworm AS build
+# Of Cargo.toml, separated by commas. Never fault-points.
+ARG FEATURES=
 WORKDIR /src
 # The dependencies first, with an empty crate in place of ours: a change of our code then rebuilds
 # ours alone. Every target that Cargo.toml names by path (tests, benches) has its stand-in too.
@@ -13,12 +16,12 @@ RUN mkdir src \
     && sed -n 's/^path = "\(.*\.rs\)"$/\1/p' Cargo.toml | while read -r target; do \
         mkdir -p "$(dirname "$target")" && echo 'fn main() {}' >"$target"; \
     done \
-    && cargo build --release --locked --bin rollcall \
+    && cargo build --release --locked --features "$FEATURES" --bin rollcall \
     && rm -r src
 COPY . .
 # The stand-in may be newer than the files copied, and cargo goes by time.
 RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked --bin rollcall \
+    && cargo build --release --locked --features "$FEATURES" --bin rollcall \
     && strip --strip-debug target/release/rollcall
 
 # glibc, libgcc and CA certificates; no shell, no package manager; user 65532.

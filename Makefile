@@ -35,20 +35,20 @@ clean-servers: ## stop every set under .rollcall and delete its data
 	  [[ ! -e $$set || $(CURDIR)/$$set -ef $(next) ]] || scripts/servers remove "$$set"; done
 	@[[ ! -d .rollcall ]] || find .rollcall -mindepth 1 -maxdepth 1 ! -name next -exec rm -rf {} +
 
-build: ## the release binary: target/release/rollcall
-	cargo build --release --locked
+build: ## the release binary: target/release/rollcall (FEATURES=otlp: one that can send spans)
+	cargo build --release --locked --features '$(FEATURES)'
 
 test: install-tests lint ## everything: format, clippy, unit, property and integration tests
 	@scripts/promtool --version >/dev/null 2>&1 || scripts/promtool --version
-	cargo test --locked --features fault-points
+	cargo test --locked --features fault-points,otlp
 
 chaos: install ## the long versions of the fault tests: 35 kills, 1,800 cuts, 40 rebuilds, drift in a million
 	ROLLCALL_TEST_CHAOS_EVENTS=200000 ROLLCALL_TEST_CHAOS_WORKER_KILLS=20 \
 	  ROLLCALL_TEST_CHAOS_SERVER_KILLS=5 ROLLCALL_TEST_CUTS=1800 \
-	  cargo test --locked --features fault-points --test it -- --nocapture chaos:: cuts::
+	  cargo test --locked --features fault-points,otlp --test it -- --nocapture chaos:: cuts::
 	ROLLCALL_TEST_REBUILDS=20 ROLLCALL_TEST_REBUILD_MEMBERS=200000 \
 	  ROLLCALL_TEST_REBUILD_RATE=5000 ROLLCALL_TEST_VERIFY_MEMBERS=1000000 \
-	  cargo test --release --locked --features fault-points --test it -- --nocapture \
+	  cargo test --release --locked --features fault-points,otlp --test it -- --nocapture \
 	  --test-threads=1 rebuild::rebuilds verify::verify_names emptied:: failover::
 
 test-next: install-tests ## the integration tests against Debian 13's servers, with Redis 8, then with Valkey 8
@@ -56,7 +56,7 @@ test-next: install-tests ## the integration tests against Debian 13's servers, w
 	@for redis in redis valkey; do \
 	  echo "test-next: RabbitMQ, Postgres and $$redis of $(next)"; \
 	  SERVERS_ROOT=$(next) SERVERS_REDIS=$$redis \
-	    cargo test --locked --features fault-points --test it -- $(TESTS); \
+	    cargo test --locked --features fault-points,otlp --test it -- $(TESTS); \
 	done
 
 api-check: install ## ask `rollcall serve` thousands of odd questions made from its OpenAPI document
@@ -99,10 +99,13 @@ fmt: ## format the code
 	@scripts/need-components rustfmt
 	cargo fmt && cargo fmt --manifest-path fuzz/Cargo.toml
 
-lint: ## check the format and run clippy, warnings being errors
+lint: ## check the format and run clippy, warnings being errors; without features, no crate of theirs
 	@scripts/need-components rustfmt clippy
 	cargo fmt --check && cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets --all-features -- -D warnings
+	cargo clippy --locked -- -D warnings
+	@! cargo tree --locked --edges normal,build --prefix none | grep '^opentelemetry\|^prost' || \
+	  { echo 'lint: the default build has crates that are for the feature otlp' >&2; exit 1; }
 
 install: ## install RabbitMQ, Postgres and Redis by apt where they are missing
 	@scripts/install

@@ -22,7 +22,7 @@ use crate::ingest::supervisor::{self, Drained, Shared, WorkerConfig};
 use crate::ingest::{close_max, keeper, report, watch};
 use crate::projection::{Projection, Reader};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Dependency, Exporter, Metrics, ServeMetrics};
+use crate::telemetry::{self, Dependency, Exporter, Metrics, ServeMetrics, Spans};
 use crate::{broker, http, manage, read, serve, store, top};
 
 /// Queue -> Postgres -> Redis, until told to stop.
@@ -78,6 +78,7 @@ pub async fn worker(config: Config) -> Result<Outcome> {
             ))),
             ledger,
             outage: Arc::new(Outage::new(config.redis_hold)),
+            spans: Spans::start(),
         };
         // Boxed: for as long as the process lives, and their types are deep ones. Partitions are
         // made ahead beside ingest, by whichever worker comes first.
@@ -94,7 +95,9 @@ pub async fn worker(config: Config) -> Result<Outcome> {
             let _ = report::leave(&shared).await;
             redis.close().await;
         };
-        let _ = tokio::time::timeout(limit, goodbye).await;
+        // Side by side: the drain has no more time than for one of them.
+        let goodbye = tokio::time::timeout(limit, goodbye);
+        let _ = tokio::join!(goodbye, shared.spans.close(limit));
         anyhow::Ok(drained)
     };
     let ended = Notify::new();

@@ -85,7 +85,8 @@
 //! | envy | [`config`] | environment variables |
 //! | rustls | [`tls`] | certificates, for the three clients |
 //! | axum, hyper | [`http`], [`health`], [`serve`] | the ops endpoint, and the readers' one |
-//! | ureq | [`health`] | asking the ops endpoint |
+//! | ureq | [`health`], `telemetry/spans` | asking the ops endpoint; sending spans |
+//! | opentelemetry | `telemetry/spans` | spans, with the feature `otlp` alone |
 //! | clap, clap_complete, clap_mangen | [`cli`] | the command line (and `main`, which calls it) |
 //! | crossterm | [`top`] | the terminal |
 //!

@@ -26,7 +26,7 @@ use crate::retry::{Backoff, Class};
 use crate::sample::{Plan, Samples};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
-use crate::telemetry::chain;
+use crate::telemetry::{TRACEPARENT, TraceParent, chain};
 
 use feed::{Feed, Packed, Tally};
 use pace::Pace;
@@ -114,6 +114,7 @@ pub async fn run(
     let mut run = Run {
         broker,
         routing_key: &args.routing_key,
+        trace_parent: trace_parent(),
         publisher,
         unconfirmed: VecDeque::with_capacity(WINDOW_MESSAGES),
         issued: 0,
@@ -154,6 +155,8 @@ struct Sent {
 struct Run<'a> {
     broker: &'a config::Broker,
     routing_key: &'a str,
+    /// For each message.
+    trace_parent: Option<String>,
     publisher: Publisher,
     /// In the order of sending; at most `WINDOW_MESSAGES`.
     unconfirmed: VecDeque<Sent>,
@@ -252,7 +255,7 @@ impl Run<'_> {
     /// Sends a message and keeps it, also where sending failed. The failure is then its answer,
     /// which is heard after those of the messages before it: theirs tell the cause.
     async fn send(&mut self, message: Packed) {
-        let confirm = match begin(&self.publisher, self.broker, self.routing_key, &message).await {
+        let confirm = match self.begin(&message).await {
             Ok(confirm) => confirm,
             Err(error) => {
                 self.failed = true;
@@ -292,30 +295,33 @@ impl Run<'_> {
 
     async fn send_again(&mut self) -> Result<(), BrokerError> {
         self.publisher = Publisher::connect(self.broker, WINDOW_MESSAGES).await?;
-        for sent in &mut self.unconfirmed {
-            sent.confirm =
-                begin(&self.publisher, self.broker, self.routing_key, &sent.message).await?;
+        for at in 0..self.unconfirmed.len() {
+            let confirm = self.begin(&self.unconfirmed[at].message).await?;
+            self.unconfirmed[at].confirm = confirm;
         }
         self.failed = false;
         Ok(())
     }
+
+    async fn begin(&self, message: &Packed) -> Result<Confirm, BrokerError> {
+        let trace = self.trace_parent.as_deref().map(|parent| (TRACEPARENT, parent));
+        let outgoing = Outgoing {
+            exchange: &self.broker.exchange,
+            routing_key: self.routing_key,
+            body: message.body.clone(),
+            content_type: Some(message.content_type),
+            headers: trace.as_slice(),
+            message_id: None,
+        };
+        Ok(Box::pin(self.publisher.publish(outgoing).await?.wait()))
+    }
 }
 
-async fn begin(
-    publisher: &Publisher,
-    broker: &config::Broker,
-    routing_key: &str,
-    message: &Packed,
-) -> Result<Confirm, BrokerError> {
-    let outgoing = Outgoing {
-        exchange: &broker.exchange,
-        routing_key,
-        body: message.body.clone(),
-        content_type: Some(message.content_type),
-        headers: &[],
-        message_id: None,
-    };
-    Ok(Box::pin(publisher.publish(outgoing).await?.wait()))
+/// Of whoever started us, by the variable that is in use for it. What is none is nobody's mistake
+/// but theirs, and no reason to publish nothing.
+fn trace_parent() -> Option<String> {
+    let given = std::env::var("TRACEPARENT").ok()?;
+    TraceParent::parse(given.as_bytes()).map(|_| given)
 }
 
 /// The answer to the oldest message. Never called on an empty window.

@@ -1,4 +1,4 @@
-//! Logs and metrics: how they leave the process.
+//! Logs, metrics and spans: how they leave the process.
 //!
 //! Never logs or labels with a payload, a member or a credential. Metrics are handles made once,
 //! in `metrics`; nobody registers a series elsewhere.
@@ -6,7 +6,9 @@
 mod labels;
 mod metrics;
 mod serve;
+pub mod spans;
 mod tally;
+mod trace_parent;
 
 use std::io::IsTerminal as _;
 
@@ -19,6 +21,8 @@ use tracing_subscriber::{EnvFilter, Registry, fmt};
 pub use labels::{ByLabel, Dependency, Drift, Label, Outcome, Stage, Trigger};
 pub use metrics::{Exporter, Metrics};
 pub use serve::ServeMetrics;
+pub use spans::{BatchSpan, Spans};
+pub use trace_parent::{TRACEPARENT, TraceParent};
 
 use crate::config::LogFormat;
 use crate::retry::Class;
@@ -68,15 +72,17 @@ pub fn init(format: Option<LogFormat>, filter: &str) -> Result<(), TelemetryErro
 /// What the clients say below a warning holds what they send and receive, whatever RUST_LOG asks
 /// for: events, members, and passwords when they log in.
 fn is_fit_to_tell(metadata: &Metadata<'_>) -> bool {
-    const CLIENTS: [&str; 8] = [
+    const CLIENTS: [&str; 10] = [
         "amq_protocol",
         "async_rs",
         "fred",
         "lapin",
+        "opentelemetry",
         "redis_protocol",
         "rustls",
         "sqlx",
         "tcp_stream",
+        "ureq",
     ];
     let of_client = || CLIENTS.iter().any(|client| metadata.target().starts_with(client));
     *metadata.level() <= Level::WARN || !of_client()

@@ -19,6 +19,7 @@ use super::error::BrokerError;
 use super::headers;
 use super::settle::Token;
 use crate::config;
+use crate::telemetry::TraceParent;
 
 /// What a session keeps of a lane, to the end of its connection.
 pub(super) struct Grip {
@@ -219,6 +220,11 @@ impl Incoming {
             routing_key: String::new(),
             properties: Properties(Box::default()),
         }
+    }
+
+    /// Where its producer was in a trace. Read when it is asked for: next to nobody does.
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        headers::trace_parent(&self.properties.0)
     }
 
     fn from_lapin(delivery: lapin::message::Delivery) -> Incoming {

@@ -7,6 +7,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::telemetry::{TRACEPARENT, TraceParent};
+
 /// The AMQP binding of CloudEvents allows both, as some clients cannot send a colon.
 const CLOUD_EVENT_PREFIXES: [&str; 2] = ["cloudEvents:", "cloudEvents_"];
 
@@ -39,6 +41,15 @@ pub(super) fn cloud_event(properties: &BasicProperties) -> Vec<(String, String)>
 pub(super) fn delivery_count(properties: &BasicProperties) -> u64 {
     let count = find(properties, "x-delivery-count").and_then(integer);
     count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
+}
+
+/// Of text alone; anything else under that name is the producer's own business.
+pub(super) fn trace_parent(properties: &BasicProperties) -> Option<TraceParent> {
+    match find(properties, TRACEPARENT)? {
+        AMQPValue::LongString(text) => TraceParent::parse(text.as_bytes()),
+        AMQPValue::ShortString(text) => TraceParent::parse(text.as_str().as_bytes()),
+        _ => None,
+    }
 }
 
 pub(super) fn integer(value: &AMQPValue) -> Option<i64> {

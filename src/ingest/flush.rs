@@ -22,7 +22,7 @@ use crate::event::{Event, Reason, Rejected};
 use crate::fault;
 use crate::projection::{KeyAdditions, Mark};
 use crate::store::{Refusal, Row, StoreError, Stored};
-use crate::telemetry::{Dependency, Outcome, Stage};
+use crate::telemetry::{BatchSpan, Dependency, Outcome, Stage, spans};
 
 /// The lane's own connection to Postgres, and the way to Redis.
 pub struct Writer<S: Servers> {
@@ -37,6 +37,7 @@ pub struct Written {
     tokens: Tokens,
     deliveries: Vec<Incoming>,
     condemned: Vec<Condemned>,
+    span: BatchSpan,
     arrived: Option<Instant>,
     first_seen: Option<OffsetDateTime>,
     good: u64,
@@ -64,20 +65,24 @@ impl<S: Servers> Writer<S> {
     /// is away for long, Postgres takes a note instead.
     pub async fn write(&mut self, batch: Batch) -> Result<Written, HeldTooLong> {
         let Batch { tokens, deliveries, mut events, rejected, arrived, first_seen, .. } = batch;
+        let links = deliveries.iter().filter_map(Incoming::trace_parent);
+        let span = self.shared.spans.batch(&self.shared.config.queue, deliveries.len(), links);
         let mut condemned: Vec<_> = rejected.into_iter().map(Condemned::rejected).collect();
         fault::point("before_commit");
         let way = OnItsWay::begin(self.shared.ledger.clone(), self.lane);
         // A crash before the COMMIT: nothing happened, the broker delivers again.
-        let stored = self.store(&events, arrived).await?;
+        let stored = span.step(Stage::Store, self.store(&events, arrived)).await?;
+        span.stored(stored.inserted, stored.duplicates);
         fault::point("after_commit");
         // A crash between COMMIT and SADD: the redelivery finds duplicates, and adds their members
         // all the same. So this takes every event but the refused, not just the new rows.
         let txid_min = stored.txid_min;
         way.stored(txid_min);
         take_refused(&mut events, stored, &mut condemned);
-        if self.project(&events, arrived).await? == Projected::Skipped {
+        let projected = span.step(Stage::Projection, self.project(&events, arrived)).await?;
+        if projected == Projected::Skipped {
             // Redis never sees it. A crash between COMMIT and note: the redelivery notes it.
-            self.note_missing(txid_min, arrived).await?;
+            span.within(self.note_missing(txid_min, arrived)).await?;
             fault::point("after_note");
             self.shared.metrics.projection_skipped_events.increment(events.len() as u64);
             // A repair adds it, late: until then it counts as given up.
@@ -88,7 +93,17 @@ impl<S: Servers> Writer<S> {
         fault::point("after_redis");
         // A crash from here on: SADD again changes nothing. See `settle` for the rest.
         let (good, largest, suspect) = (events.len() as u64, batch.largest, batch.suspect);
-        Ok(Written { tokens, deliveries, condemned, arrived, first_seen, good, largest, suspect })
+        Ok(Written {
+            tokens,
+            deliveries,
+            condemned,
+            span,
+            arrived,
+            first_seen,
+            good,
+            largest,
+            suspect,
+        })
     }
 
     pub async fn close(self) {
@@ -146,6 +161,7 @@ impl<S: Servers> Writer<S> {
         let mut hold = Hold::new(shared, Dependency::Redis, since);
         let applied = loop {
             if shared.outage.is_skipping() {
+                spans::skipped();
                 return Ok(Projected::Skipped);
             }
             let mark =
@@ -278,7 +294,7 @@ pub async fn settle<S: Servers>(
     consumer: &mut impl Consumer,
     written: Written,
 ) -> Result<(), LaneError> {
-    let Written { tokens, deliveries, condemned, arrived, first_seen, good, .. } = written;
+    let Written { tokens, deliveries, condemned, span, arrived, first_seen, good, .. } = written;
     let started = Instant::now();
     let letters: Vec<DeadLetter<'_>> = condemned
         .iter()
@@ -299,7 +315,7 @@ pub async fn settle<S: Servers>(
         }
         // An alarm, or dead letters that cannot take more: the batch waits, its neighbours' counts
         // do not grow. A letter that did arrive may then be there twice.
-        hold.wait(&error, error.class()).await?;
+        span.within(hold.wait(&error, error.class())).await?;
     }
     hold.over();
     fault::point("after_dead_letters");
@@ -309,6 +325,7 @@ pub async fn settle<S: Servers>(
     }
     // Last of all. A crash before it: the batch runs again and changes nothing.
     let settled = consumer.settle(tokens).await?;
+    span.settled(condemned.len());
     let metrics = &shared.metrics;
     metrics.flush_seconds.of(Stage::Settle).record(started.elapsed());
     metrics.settlements.of(Outcome::Ack).increment(settled);

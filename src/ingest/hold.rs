@@ -11,7 +11,7 @@ use super::servers::Servers;
 use super::session::SessionError;
 use super::supervisor::Shared;
 use crate::retry::{Backoff, Class};
-use crate::telemetry::{Dependency, Label, chain};
+use crate::telemetry::{Dependency, Label, chain, spans};
 
 /// A store has been away for `hold_max`: the session ends and a new one begins when it is back.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,7 @@ impl<'a, S: Servers> Hold<'a, S> {
                 outage.skip(now);
             }
             if outage.failed(now) {
+                spans::held(&chain(error));
                 self.shared.health.down(self.dependency, &chain(error));
                 return Ok(());
             }
@@ -73,6 +74,7 @@ impl<'a, S: Servers> Hold<'a, S> {
         let dependency = self.dependency;
         metrics.retries.of(dependency).increment(1);
         let error = chain(error);
+        spans::held(&error);
         health.down(dependency, &error);
         if self.waiting.is_none() {
             metrics.holding.of(dependency).increment(1);

@@ -22,7 +22,7 @@ use crate::health::Health;
 use crate::retry::{Backoff, Class};
 use crate::sets::Sets;
 use crate::shutdown::Shutdown;
-use crate::telemetry::{Dependency, Metrics, chain};
+use crate::telemetry::{Dependency, Metrics, Spans, chain};
 
 /// What every lane of a worker reads. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +37,7 @@ pub struct Shared<S> {
     /// What is on its way to Redis.
     pub ledger: Arc<Mutex<Ledger>>,
     pub outage: Arc<Outage>,
+    pub spans: Spans,
 }
 
 impl<S> Shared<S> {

@@ -9,6 +9,7 @@ use super::{LOSSES_MAX, PublishError, WAIT_MAX, WAIT_MIN};
 use crate::broker::{BrokerError, Outgoing, Publisher};
 use crate::config;
 use crate::retry::{Backoff, Class};
+use crate::telemetry::TRACEPARENT;
 
 /// Connects when it is needed, and again when the connection was lost.
 pub struct Producer {
@@ -31,10 +32,23 @@ impl Producer {
     /// Of class config where no queue takes the event, or the login or the exchange is wrong. After
     /// any error call it again with the same bytes, and not with an event that is made anew.
     pub async fn publish(&mut self, event: impl Into<Bytes>) -> Result<(), PublishError> {
+        self.publish_in(event, None).await
+    }
+
+    /// The same, with the `traceparent` of the span that the event belongs to: a worker's span of the
+    /// batch will point to it.
+    ///
+    /// # Errors
+    /// As [`Producer::publish`].
+    pub async fn publish_in(
+        &mut self,
+        event: impl Into<Bytes>,
+        trace_parent: Option<&str>,
+    ) -> Result<(), PublishError> {
         let body = event.into();
         let mut backoff = Backoff::new(WAIT_MIN, WAIT_MAX);
         for _ in 0..LOSSES_MAX {
-            match self.try_once(&body).await {
+            match self.try_once(&body, trace_parent).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.class() == Class::Transient => {
                     self.publisher = None;
@@ -45,22 +59,27 @@ impl Producer {
             }
             tokio::time::sleep(backoff.next()).await;
         }
-        self.try_once(&body)
+        self.try_once(&body, trace_parent)
             .await
             .map_err(|source| PublishError::GivenUp { losses: LOSSES_MAX, source })
     }
 
-    async fn try_once(&mut self, body: &Bytes) -> Result<(), BrokerError> {
+    async fn try_once(
+        &mut self,
+        body: &Bytes,
+        trace_parent: Option<&str>,
+    ) -> Result<(), BrokerError> {
         let publisher = match &mut self.publisher {
             Some(publisher) => publisher,
             none => none.insert(Publisher::connect(&self.broker, 1).await?),
         };
+        let trace = trace_parent.map(|parent| (TRACEPARENT, parent));
         let outgoing = Outgoing {
             exchange: &self.broker.exchange,
             routing_key: &self.routing_key,
             body: body.clone(),
             content_type: Some("application/json"),
-            headers: &[],
+            headers: trace.as_slice(),
             message_id: None,
         };
         publisher.publish(outgoing).await?.wait().await

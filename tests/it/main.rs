@@ -59,6 +59,8 @@ mod status;
 mod tls;
 mod top;
 mod topology;
+#[cfg(feature = "otlp")]
+mod traces;
 mod verify;
 mod versions;
 mod watchdog;

@@ -151,6 +151,7 @@ fn shared(models: &Models) -> Shared<Models> {
         wrong_type_log: Arc::default(),
         ledger: Arc::new(Mutex::new(Ledger::new("model".to_owned(), lanes, Instant::now()))),
         outage: Arc::new(Outage::new(REDIS_HOLD)),
+        spans: crate::telemetry::Spans::default(),
     }
 }
 

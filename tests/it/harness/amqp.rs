@@ -249,6 +249,9 @@ fn properties(message: &Message) -> BasicProperties {
     for (name, value) in &message.headers {
         headers.insert(name.as_str().into(), AMQPValue::LongString(value.as_str().into()));
     }
+    for (name, value) in &message.odd_headers {
+        headers.insert(name.as_str().into(), value.clone());
+    }
     let mut properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
     if let Some(content_type) = &message.content_type {
         properties = properties.with_content_type(content_type.as_str().into());

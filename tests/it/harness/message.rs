@@ -1,5 +1,6 @@
 //! A message as a producer publishes it: bytes, a content type, headers.
 
+use lapin::types::AMQPValue;
 use serde_json::Value;
 
 #[derive(Clone, Debug, Default)]
@@ -7,6 +8,8 @@ pub struct Message {
     pub body: Vec<u8>,
     pub content_type: Option<String>,
     pub headers: Vec<(String, String)>,
+    /// Those that are no text.
+    pub odd_headers: Vec<(String, AMQPValue)>,
 }
 
 impl Message {
@@ -15,6 +18,7 @@ impl Message {
             body: body.into(),
             content_type: Some("application/json".to_owned()),
             headers: Vec::new(),
+            odd_headers: Vec::new(),
         }
     }
 
@@ -44,6 +48,11 @@ impl Message {
 
     pub fn header(mut self, name: &str, value: &str) -> Message {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn odd_header(mut self, name: &str, value: AMQPValue) -> Message {
+        self.odd_headers.push((name.to_owned(), value));
         self
     }
 }

@@ -4,6 +4,8 @@
 mod amqp;
 mod authority;
 mod browser;
+#[cfg(feature = "otlp")]
+mod collector;
 mod fleet;
 mod growth;
 pub mod http;
@@ -36,6 +38,8 @@ mod witness;
 pub use amqp::{Act, Amqp};
 pub use authority::{Authority, Flaw, Identity};
 pub use browser::Browser;
+#[cfg(feature = "otlp")]
+pub use collector::{Collector, Manner, Spans, text};
 pub use fleet::Fleet;
 pub use growth::Growth;
 pub use message::Message;

@@ -74,7 +74,14 @@ fn producer() -> PathBuf {
         let folder =
             Path::new(env!("CARGO_BIN_EXE_rollcall")).parent().expect("a file in a folder");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--locked", "--features", "fault-points", "--example", "producer"]);
+        build.args([
+            "build",
+            "--locked",
+            "--features",
+            "fault-points,otlp",
+            "--example",
+            "producer",
+        ]);
         if folder.ends_with("release") {
             build.arg("--release");
         }
