@@ -329,6 +329,14 @@ async fn a_redis_that_is_away_is_told_in_time_and_found_again() {
             }
         })
         .await;
+        // Once that is known nobody waits to hear it again. The quickest of some, as a machine may be slow.
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let began = std::time::Instant::now();
+            assert_problem(&site.get(ASKED[0]).await, 503, "redis_away");
+            quickest = quickest.min(began.elapsed());
+        }
+        assert!(quickest < Duration::from_millis(700), "{quickest:?}");
         site.process.wait_not_ready().await;
         assert_eq!(site.process.status("/livez").await, Ok(200), "a restart would not help");
         proxy.refuse(false);

@@ -164,6 +164,8 @@ async fn idle_connections_do_not_keep_others_out_for_long() {
         }
     })
     .await;
+    // One too many: were it let in, it would be counted beside them.
+    idle.push(TcpStream::connect(site.addr).await.unwrap());
     // It waits in the kernel, so the harness's own five seconds are too short for it.
     let began = Instant::now();
     let late = eventually(LONG, "one that comes late to be answered", async || {
@@ -173,6 +175,8 @@ async fn idle_connections_do_not_keep_others_out_for_long() {
     })
     .await;
     assert_eq!(late.status, 200);
+    let most = site.process.metrics().await.unwrap().sum(CONNECTIONS);
+    assert!(most <= 4.0, "{most} connections");
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     for mut stream in idle {
         let mut rest = Vec::new();
