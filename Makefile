@@ -36,7 +36,7 @@ clean-servers: ## stop every set under .rollcall and delete its data
 	@[[ ! -d .rollcall ]] || find .rollcall -mindepth 1 -maxdepth 1 ! -name next -exec rm -rf {} +
 
 build: ## the release binary: target/release/rollcall (FEATURES=otlp: one that can send spans)
-	cargo build --release --locked --features '$(FEATURES)'
+	cargo build --release --locked --target-dir target --features '$(FEATURES)'
 
 test: install-tests lint ## everything: format, clippy, unit, property and integration tests
 	@scripts/promtool --version >/dev/null 2>&1 || scripts/promtool --version
