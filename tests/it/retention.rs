@@ -146,8 +146,11 @@ async fn whenever_it_is_killed_no_member_is_lost() {
     )
     .await;
     let mut rng = Rng(seed());
-    let mut killed = 0;
-    for _ in 0..8 {
+    let (mut killed, mut runs) = (0, 0);
+    // One that ended before its kill tried nothing, and is made good by another.
+    while killed < 6 {
+        runs += 1;
+        assert!(runs <= 40, "{killed} of 40 runs were killed: hardly anything was tried");
         let events = aged(&mut producer, (0..150).map(|n| n % 40));
         let (first, meanwhile) = events.split_at(75);
         publish(&rig, &mut oracle, first).await;
@@ -176,7 +179,6 @@ async fn whenever_it_is_killed_no_member_is_lost() {
         killed += u32::from(running.kill());
         assert_no_less(&rig, &oracle).await;
     }
-    assert!(killed > 3, "{killed} of 8 runs were killed: hardly anything was tried");
     rig.wait_idle().await;
     worker.assert_books_balance().await;
     rig.cli_at_last(&["manage", "retention"]).await.expect(0);
