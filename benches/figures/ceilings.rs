@@ -26,10 +26,10 @@ use crate::shared::Servers;
 use crate::shared::redis::Redis;
 
 const QUEUE: &str = "rollcall.ceiling";
-const LANES: usize = 2;
+pub const LANES: usize = 2;
 /// What a worker's batch comes to when the queue is full: half of the prefetch.
-const BATCH: usize = 2_000;
-const PREFETCH: u16 = 4_000;
+pub const BATCH: usize = 2_000;
+pub const PREFETCH: u16 = 4_000;
 /// Members of one SADD.
 const COMMAND: usize = 1_000;
 /// Batches that one of the three may be ahead of the slowest: what two lanes hold, being written and
@@ -39,7 +39,7 @@ pub const AHEAD_EVENTS: u64 = AHEAD * BATCH as u64;
 const LONGEST: Duration = Duration::from_secs(120);
 
 /// The worker's own statement: `src/store/statements.rs`.
-const INSERT: &str = "
+pub const INSERT: &str = "
 WITH inserted AS (
     INSERT INTO events (occurred_at, id, payload)
     SELECT t.o, t.i, t.p::jsonb

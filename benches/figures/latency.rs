@@ -4,10 +4,12 @@
 //! from when the event was due, so neither a slow publisher nor a slow watcher can flatter.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::bare::Bare;
 use crate::events::{Events, PLAIN};
 use crate::publish::{Pace, Paced};
 use crate::shared::Servers;
@@ -33,16 +35,37 @@ pub struct Latency {
     pub p999: f64,
 }
 
-pub async fn measure(servers: &Servers, per_second: u64, seconds: u64) -> Result<Latency> {
+/// Who consumes. A bare one shows what the servers alone take of the time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Rollcall,
+    Bare(Bare),
+}
+
+pub async fn measure(
+    servers: &Arc<Servers>,
+    who: Who,
+    per_second: u64,
+    seconds: u64,
+) -> Result<Latency> {
     worker::reset(servers).await?;
-    let _worker = Worker::consuming(servers, 2).await?;
+    let (mut worker, mut bare) = (None, None);
+    match who {
+        Who::Rollcall => worker = Some(Worker::consuming(servers, 2).await?),
+        Who::Bare(kind) => bare = Some(kind.consuming(servers).await?),
+    }
     let pace = Pace { begin: Instant::now() + Duration::from_millis(200), per_second };
     let count = per_second * (WARM_SECS + seconds);
     let redis = Redis::connect(&servers.redis)?;
     let watching = tokio::task::spawn_blocking(move || watch(redis, pace, count, look(per_second)));
     let publisher = Paced::start(servers, TO, Events::new(PLAIN), pace, count).await?;
     publisher.end().await?;
-    let mut took = watching.await??.split_off((per_second * WARM_SECS) as usize);
+    let took = watching.await?;
+    if let Some(bare) = bare {
+        bare.end().await?;
+    }
+    drop(worker);
+    let mut took = took?.split_off((per_second * WARM_SECS) as usize);
     took.sort_unstable();
     let at = |share: f64| took[((took.len() - 1) as f64 * share).round() as usize].as_secs_f64();
     Ok(Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999) })

@@ -7,6 +7,7 @@
 //! factor at a time; what people do instead; publisher and worker together; readers. Ratios within a run hold; the numbers
 //! themselves belong to the machine. One part by name prints its tables and writes nothing.
 
+mod bare;
 mod book;
 mod ceilings;
 mod chart;

@@ -8,11 +8,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::bare::Bare;
 use crate::book::Book;
 use crate::ceilings::{self, KINDS, Kind, Load, Way};
 use crate::cpu::{self, Pids};
 use crate::drain::{self, Setup};
 use crate::goals::PEERS;
+use crate::latency::Who;
 use crate::peers::{self, Peer};
 use crate::shared::Servers;
 use crate::{latency, readers, steady, worker};
@@ -21,6 +23,9 @@ pub const CEILINGS: &str = "ceilings";
 pub const DRAINED: &str = "drained";
 pub const STEADY: &str = "steady";
 pub const LATENCY: &str = "latency";
+/// The same with a bare consumer: with nothing stored, and with everything.
+pub const UNSTORED: &str = "latency, a bare consumer without Postgres";
+pub const STORED: &str = "latency, a bare consumer";
 pub const TABLE: &str = "table";
 
 pub const RATE: &str = "events/s";
@@ -42,7 +47,7 @@ pub enum Step {
     Drain(&'static str, &'static Setup),
     Peer(&'static Peer),
     Steady,
-    Latency { per_second: u64, seconds: u64 },
+    Latency { part: &'static str, who: Who, per_second: u64, seconds: u64 },
     Readers,
 }
 
@@ -78,8 +83,12 @@ impl Step {
                 steps.push(Step::Steady);
             }
             if wanted(LATENCY) {
-                let at = |&(per_second, seconds)| Step::Latency { per_second, seconds };
-                steps.extend(latency::RATES.iter().map(at));
+                for &(per_second, seconds) in &latency::RATES {
+                    let step = |part, who| Step::Latency { part, who, per_second, seconds };
+                    steps.push(step(LATENCY, Who::Rollcall));
+                    steps.push(step(UNSTORED, Who::Bare(Bare::Unstored)));
+                    steps.push(step(STORED, Who::Bare(Bare::Stored)));
+                }
             }
         }
         if wanted(readers::PART) {
@@ -111,7 +120,7 @@ impl Step {
             Step::Drain(part, setup) => format!("{part}, {}", setup.name),
             Step::Peer(peer) => format!("{PEERS}, {}", peer.name),
             Step::Steady => "steady state".to_owned(),
-            Step::Latency { per_second, .. } => format!("latency at {per_second} events/s"),
+            Step::Latency { part, per_second, .. } => format!("{part}, at {per_second} events/s"),
             Step::Readers => "readers".to_owned(),
         }
     }
@@ -179,12 +188,12 @@ impl Bench {
                 self.book.note(STEADY, HIGHEST, RATE, rate);
                 Ok(format!("{rate:.0} events/s"))
             }
-            Step::Latency { per_second, seconds } => {
-                let took = latency::measure(&self.servers, per_second, seconds).await?;
+            Step::Latency { part, who, per_second, seconds } => {
+                let took = latency::measure(&self.servers, who, per_second, seconds).await?;
                 let row = per_second.to_string();
                 let of = [("p50", took.p50), ("p99", took.p99), ("p99.9", took.p999)];
                 for (what, took) in of {
-                    self.book.note(LATENCY, &row, what, took);
+                    self.book.note(part, &row, what, took);
                 }
                 Ok(of.map(|(what, took)| format!("{what} {:.2} ms", took * 1e3)).join(", "))
             }

@@ -8,7 +8,8 @@ use crate::cpu::SERVERS;
 use crate::drain::{DEFAULT, HUNDRED};
 use crate::goals::{self, PEERS};
 use crate::plan::{
-    CEILINGS, DRAINED, HIGHEST, LATENCY, PEAK, PUBLISH, RATE, STEADY, TABLE, WORKER,
+    CEILINGS, DRAINED, HIGHEST, LATENCY, PEAK, PUBLISH, RATE, STEADY, STORED, TABLE, UNSTORED,
+    WORKER,
 };
 use crate::readers::{self, ROWS};
 use crate::shared::machine::Machine;
@@ -205,6 +206,32 @@ fn steady(book: &Book) -> String {
     }
     if !rows.is_empty() {
         text += "\n| events/s | p50 | p99 | p99.9 |\n|---:|---:|---:|---:|\n";
+    }
+    text += &rows;
+    let mut rows = String::new();
+    for row in book.rows(LATENCY) {
+        let at = row.parse().map_or(row.to_owned(), grouped);
+        let cells = [UNSTORED, STORED, LATENCY].map(|part| {
+            let of = |what| book.get(part, row, what);
+            match (of("p50"), of("p99")) {
+                (Some(p50), Some(p99)) => format!(
+                    "{} · **{}** ({} – {})",
+                    seconds(p50.median),
+                    seconds(p99.median),
+                    seconds(p99.least),
+                    seconds(p99.most)
+                ),
+                _ => String::new(),
+            }
+        });
+        rows += &format!("| {at} | {} |\n", cells.join(" | "));
+    }
+    if !rows.is_empty() {
+        text += "\nWhat of that the servers take: p50 and **p99** of the same events, in the same \
+                 rounds, with a consumer that does nothing but take what there is, add its users and \
+                 acknowledge it; with one that also inserts it before; and with Rollcall.\n\n\
+                 | events/s | broker and Redis alone | with the INSERT | Rollcall |\n\
+                 |---:|---:|---:|---:|\n";
     }
     text + &rows
 }

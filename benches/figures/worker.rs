@@ -14,7 +14,7 @@ use crate::shared::{self, Servers};
 
 pub const PREFIX: &str = "bench";
 pub const TO: To<'static> = To { exchange: "rollcall.bench", key: "bench" };
-const QUEUE: &str = "rollcall.bench.events";
+pub const QUEUE: &str = "rollcall.bench.events";
 const DEAD_LETTERS: &str = "rollcall.bench.dead-letters";
 const SESSION: Duration = Duration::from_secs(30);
 
