@@ -50,11 +50,10 @@ impl Export {
         let query = query.trim().trim_end_matches(';');
         let mut link = Link::open(url, timeout).await?;
         link.allow(STATEMENT_MAX).await?;
+        // A time is written in the session's zone, and the same row must be the same text each time.
+        // The driver opens each session in UTC, whatever the database's or the role's own setting.
         for sql in [
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-            // The same row must be the same text each time, whatever the role's own settings. The
-            // driver asks for UTC as well; here nobody need know that.
-            "SET LOCAL TIME ZONE 'UTC'",
             // Between two pages we wait for the broker, or for --rate.
             "SET LOCAL idle_in_transaction_session_timeout = 0",
         ] {

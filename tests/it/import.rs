@@ -214,3 +214,34 @@ async fn a_row_without_an_event_is_named_and_a_bad_event_is_published() {
     (1..30).for_each(|n| oracle.bad("missing_id", format!("{{\"n\": {n}}}")));
     rig.finish(&oracle, vec![worker]).await;
 }
+
+/// However many rows there are, and however heavy: a page of them is in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_holds_a_page_of_the_rows() {
+    let mut rig = Rig::new(DEFAULT_SETS).await;
+    old_table(&mut rig, 1).await;
+    let amqp = rig.amqp().await;
+    let mut published = 0;
+    // Of 200 MB of small rows all are in memory where there is no page, and of the heavy ones 400 MB
+    // where a page is not bounded by its weight; the first page of those is a small one anyhow.
+    for (rows, bytes, rate, enough) in [(200_000, 1000, "2000", 1000), (500, 800_000, "100", 30)] {
+        let query = format!(
+            "SELECT jsonb_build_object('id', n, 'text', repeat('p', {bytes})) AS event
+             FROM generate_series(1, {rows}) n"
+        );
+        let import = rig.begin(&["publish", "--rate", rate, "--from-postgres", &query]);
+        published += enough;
+        eventually(LONG, "several pages to be published", async || {
+            match amqp.ready(rig.queue()).await? {
+                n if n < published => Err(format!("{n} events are")),
+                _ => Ok(()),
+            }
+        })
+        .await;
+        let peak = import.peak_memory() >> 20;
+        println!("{peak} MiB at most for rows of {bytes} bytes");
+        assert!(peak < 100, "{peak} MiB were resident for rows of {bytes} bytes");
+        assert!(import.kill(), "it was through before its end");
+        published = amqp.ready(rig.queue()).await.unwrap();
+    }
+}

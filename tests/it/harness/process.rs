@@ -185,10 +185,7 @@ impl Worker {
 
     /// The most that was resident at any time, in bytes.
     pub fn peak_memory(&self) -> u64 {
-        let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        kib.expect("the kernel tells VmHWM in kB") << 10
+        peak_memory(self.pid())
     }
 
     /// SIGTERM, and an exit code of 0 in time.
@@ -302,6 +299,11 @@ impl Running {
         }
     }
 
+    /// As of a worker; the command must still run.
+    pub fn peak_memory(&self) -> u64 {
+        peak_memory(self.child.id())
+    }
+
     /// SIGKILL. Whether it still ran.
     pub fn kill(mut self) -> bool {
         let ran = self.child.try_wait().expect("a child can be asked").is_none();
@@ -329,6 +331,13 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.expect("the kernel tells VmHWM in kB") << 10
 }
 
 /// With nothing of our own environment in it.
