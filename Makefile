@@ -68,7 +68,7 @@ fuzz: ## fuzz the decoder and the encoding for FUZZ_SECS (60) each
 mutants: install-tests ## break the code on purpose, and show which test notices (MUTANT=name for one)
 	@scripts/mutants $(MUTANT)
 
-bench: install ## measure on private servers, 20 min, into docs/ and README (BENCH=drained for a part)
+bench: install ## measure on private servers, some 25 min, into docs/ and README (BENCH=drained for a part)
 	@scripts/bench $(BENCH)
 
 bench-check: ## hold the instructions that our own code costs an event against benches/instructions.txt

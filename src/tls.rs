@@ -195,6 +195,26 @@ fn private_key(path: &Path) -> Result<Vec<u8>, TlsError> {
 mod tests {
     use super::*;
 
+    /// A key in the wrong file, or a broken one, is still a secret.
+    #[test]
+    fn a_refused_file_is_named_and_not_quoted() {
+        let path = std::env::temp_dir().join(format!("rollcall-tls-{}", std::process::id()));
+        for kind in ["ENCRYPTED PRIVATE KEY", "PRIVATE KEY", "CERTIFICATE"] {
+            let pem = format!("-----BEGIN {kind}-----\nCANARY!\n-----END {kind}-----\n");
+            std::fs::write(&path, pem).expect("a folder to write to");
+            let refused = [
+                private_key(&path).expect_err("no key"),
+                certificates("certificate of the CA", &path).expect_err("no certificate"),
+            ];
+            for error in refused {
+                let told = format!("{error} {error:?}");
+                assert!(told.contains(&path.display().to_string()), "{told}");
+                assert!(!told.contains("CANARY"), "{told}");
+            }
+        }
+        std::fs::remove_file(&path).expect("it is there");
+    }
+
     /// An expired certificate is told of with the time of the look.
     #[test]
     fn a_refusal_is_told_in_the_same_words_each_time() {

@@ -8,6 +8,7 @@ mod harness;
 
 mod access;
 mod bad_input;
+mod built;
 mod canary;
 mod chaos;
 mod classified;

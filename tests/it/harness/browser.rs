@@ -7,11 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::wait::SHORT;
+use super::wait::{Patience, SHORT};
 
 /// A command of the protocol, the start of the browser among them.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ impl Browser {
 
     /// Where the driver listens, from its log.
     fn port(&mut self, log: &std::path::Path) -> u16 {
-        let start = Instant::now();
+        let patience = Patience::new(SHORT, "chromedriver to listen");
         loop {
             let mut text = String::new();
             fs::File::open(log).and_then(|mut file| file.read_to_string(&mut text)).expect("a log");
@@ -100,11 +100,9 @@ impl Browser {
                 return port;
             }
             let ended = self.driver.try_wait().expect("a child can be asked");
-            assert!(
-                ended.is_none() && start.elapsed() < SHORT,
-                "chromedriver does not start (scripts/install tests brings it): {ended:?} {text}"
-            );
-            std::thread::sleep(Duration::from_millis(25));
+            let why = format!("{ended:?} (scripts/install tests brings it) {text}");
+            assert!(ended.is_none(), "chromedriver does not start: {why}");
+            patience.wait_blocking(&why);
         }
     }
 

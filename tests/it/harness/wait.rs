@@ -42,8 +42,18 @@ impl<'a> Patience<'a> {
 
     /// Until it is worth asking again; panics when the deadline has passed.
     pub async fn wait(&self, why: &str) {
+        self.check(why);
+        tokio::time::sleep(POLL).await;
+    }
+
+    /// The same on a thread that may block.
+    pub fn wait_blocking(&self, why: &str) {
+        self.check(why);
+        std::thread::sleep(POLL);
+    }
+
+    fn check(&self, why: &str) {
         let Patience { deadline, what, .. } = self;
         assert!(!self.is_over(), "waited {deadline:?} for {what}, but {why}");
-        tokio::time::sleep(POLL).await;
     }
 }
