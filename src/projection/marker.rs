@@ -91,6 +91,12 @@ impl Meta {
         self.generation.is_some()
             && self.sets.as_ref().is_none_or(|sets| sets.split(' ').any(|text| text == set.text))
     }
+
+    /// Whether no other set than these, by name, is said to hold all of history.
+    pub fn tells_only_of(&self, sets: &Sets) -> bool {
+        let mut told = self.sets.iter().flat_map(|texts| texts.split_whitespace());
+        told.all(|text| sets.iter().any(|set| set.name == name_of(text)))
+    }
 }
 
 /// The generation that counts, and whether this call began it.
@@ -176,10 +182,7 @@ impl Projection {
             }
             None => {
                 if let Some(before) = self.meta().await?.sets {
-                    let made = |text: &str| {
-                        let name = text.split('=').next().unwrap_or_default();
-                        sets.iter().any(|set| set.name == name)
-                    };
+                    let made = |text: &str| sets.iter().any(|set| set.name == name_of(text));
                     let others = before.split(' ').filter(|text| !made(text));
                     let texts: Vec<&str> =
                         others.chain(sets.iter().map(|set| set.text.as_str())).collect();
@@ -306,6 +309,11 @@ impl Projection {
         let [reply] = reply;
         reply.map_err(|error| ProjectionError::on_key(command, key, error))
     }
+}
+
+/// The name in `name=field...`.
+fn name_of(definition: &str) -> &str {
+    definition.split('=').next().unwrap_or_default()
 }
 
 fn definitions<'s>(sets: impl Iterator<Item = &'s Set>) -> String {

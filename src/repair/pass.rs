@@ -34,8 +34,10 @@ pub struct Repairer<'a> {
     pub(super) context: &'a Context,
     /// The sets that are worked on.
     pub(super) sets: Sets,
-    /// None is left out.
+    /// None that we keep is left out.
     pub(super) whole: bool,
+    /// They were asked for by name: others, of which we may know nothing, are none of our business.
+    pub(super) named: bool,
     pub(super) lock: RepairLock,
     pub(super) reader: Reader,
     pub(super) progress: &'a mut Progress<'a>,
@@ -107,7 +109,7 @@ impl<'a> Repairer<'a> {
         let sets = context.sets.only(names)?;
         let whole = sets.iter().count() == context.sets.iter().count();
         let reader = Reader::open(&context.store).await?;
-        Ok(Self { context, sets, whole, lock, reader, progress })
+        Ok(Self { context, sets, whole, named: !names.is_empty(), lock, reader, progress })
     }
 
     pub async fn end(self) {

@@ -35,10 +35,13 @@ pub struct Rebuilt {
 }
 
 impl Repairer<'_> {
-    /// Makes the sets anew. Of all sets it ends with a new generation.
+    /// Makes the sets anew. Of all sets it ends with a new generation; of some, by name, readers
+    /// keep what they were told of the others.
     pub async fn rebuild(&mut self) -> Result<Rebuilt, RepairError> {
         let projection = self.projection();
         let before = projection.meta().await?;
+        // A process that is told of one set alone must not speak for those that others keep.
+        self.whole &= !self.named || before.tells_only_of(&self.sets);
         let mut restarts = 0;
         loop {
             projection.set_state(State::Rebuilding).await?;

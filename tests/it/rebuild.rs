@@ -221,6 +221,12 @@ async fn a_new_set_is_filled_from_history_and_an_old_one_is_pruned() {
     let states: i64 = states.stdout.trim().parse().unwrap();
     assert_eq!(states, redis.int(&["SCARD", &format!("{}:states", rig.prefix())]).await);
     assert!(states > 1);
+    // By one that knows of no other set: what is told of the others stays.
+    rig.set(names::SETS, "states=state");
+    rig.cli(&["manage", "rebuild", "states"]).await.expect(0);
+    rig.set(names::SETS, "users=username states=state");
+    rig.cli(&["read", "count", "users"]).await.expect(0);
+    rig.cli(&["read", "count", "states"]).await.expect(0);
 
     let foreign = format!("{}:mine", rig.prefix());
     redis.ask(&["SET", &foreign, "kept"]).await.unwrap();
