@@ -160,11 +160,14 @@ async fn a_reader_says_what_is_there_and_unknown_where_redis_was_emptied() {
     rig.publish_events(&events).await;
     rig.finish(&oracle, vec![worker]).await;
     let users = oracle.members("users").len().to_string();
+    // Text of a stranger's: a member that is not there, and never a command.
+    let smuggled = format!("x\nDEL {0}:users\n\rDEL {0}:users\n", rig.prefix());
     for reader in READERS {
         for (question, wanted) in [
             (&["count", "users"][..], users.as_str()),
             (&["contains", "users", odd], "yes"),
             (&["contains", "users", "nobody"], "no"),
+            (&["contains", "users", &smuggled], "no"),
             (&["contains", "cities", "CA:San José"], "yes"),
             (&["contains", "cities", "San José"], "no"),
         ] {

@@ -25,8 +25,12 @@ ASK
     [[ -z ${said[4]:-} ]] || echo "${said[3]}"
 }
 
-# As redis-cli reads it: in quotes, with \ and " escaped.
-quoted() { local text=${1//\\/\\\\}; printf '"%s"' "${text//\"/\\\"}"; }
+# As redis-cli reads it: in quotes, on one line, so that no text can be another command.
+quoted() {
+    local text=${1//\\/\\\\}
+    text=${text//\"/\\\"} text=${text//$'\n'/\\n} text=${text//$'\r'/\\r}
+    printf '"%s"' "$text"
+}
 
 case $1 in
     count) answer=$(ask SCARD "$(quoted "$prefix:$2")") ;;
