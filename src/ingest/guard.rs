@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::ledger::{Ledger, Loss, Verdict};
 use super::servers::Real;
 use super::session::SessionError;
-use crate::projection::{Applied, KeyAdditions, Mark, ProjectionError, Sighting, State};
+use crate::projection::{Applied, KeyAdditions, Mark, Meta, ProjectionError, Sighting, State};
 use crate::store::{self, Link, Standing, StoreError, marks};
 
 /// What the lanes, the looks and the keeper of one process share.
@@ -187,6 +187,7 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
         (Verdict::Whole | Verdict::Forgotten, _) => register(real, expected.era, None).await?,
     }
     look_at_history(real, &mut link, &standing, mark.history, &sight).await?;
+    take_back(real, &sight.meta).await?;
     let forgotten = guard.ledger().forgotten(&sight, Instant::now(), unix_secs());
     real.projection.unregister(&forgotten).await?;
     let standing = marks::standing(&mut link, &real.prefix).await?;
@@ -221,6 +222,20 @@ async fn look_at_history(
             stale(real).await?;
         }
         _ => {}
+    }
+    Ok(())
+}
+
+/// A set that this worker does not keep lacks what it stores: readers must not take it for whole,
+/// though somebody made it so. With workers of two minds it is what both keep that counts.
+async fn take_back(real: &Real, meta: &Meta) -> Result<(), ProjectionError> {
+    let taken = real.projection.keep_definitions(meta, &real.sets).await?;
+    if !taken.is_empty() {
+        tracing::warn!(
+            sets = taken.join(" "),
+            "this worker does not keep these sets: readers are told unknown of them until every \
+             worker has them in ROLLCALL_SETS and they are rebuilt"
+        );
     }
     Ok(())
 }

@@ -31,6 +31,10 @@ const BEGIN_GENERATION: &str = "if redis.call('HSETNX', KEYS[1], 'generation', A
     redis.call('HSET', KEYS[1], 'state', ARGV[2], 'sets', ARGV[3]) end \
     return redis.call('HGET', KEYS[1], 'generation')";
 
+/// Unless they are others by now.
+const KEEP_DEFINITIONS: &str = "if redis.call('HGET', KEYS[1], 'sets') ~= ARGV[1] then \
+    return 0 end redis.call('HSET', KEYS[1], 'sets', ARGV[2]) return 1";
+
 const META_FIELDS: [&str; 6] =
     ["generation", "last_event_at", "last_applied_at", "rebuilt_at", "state", "sets"];
 
@@ -193,14 +197,30 @@ impl Projection {
         self.one("HSET", meta_key, args).await.map(|_| ())
     }
 
-    /// Forgets the definitions of sets that are not kept any more.
-    pub async fn keep_definitions(&self, sets: &Sets) -> Result<(), ProjectionError> {
-        let Some(before) = self.meta().await?.sets else { return Ok(()) };
-        let kept: Vec<&str> =
-            before.split(' ').filter(|text| sets.iter().any(|set| set.text == *text)).collect();
+    /// Takes back what `meta` tells of sets that are not kept, or not so: from here on they lack
+    /// what comes. What somebody else wrote meanwhile stays. The definitions that were taken back.
+    pub async fn keep_definitions(
+        &self,
+        meta: &Meta,
+        sets: &Sets,
+    ) -> Result<Vec<String>, ProjectionError> {
+        let Some(before) = &meta.sets else { return Ok(Vec::new()) };
+        let told = before.split_whitespace().map(str::to_owned);
+        let (kept, gone): (Vec<String>, Vec<String>) =
+            told.partition(|text| sets.iter().any(|set| set.text == *text));
+        if gone.is_empty() {
+            return Ok(gone);
+        }
         let meta_key = self.shared.meta_key.as_str();
-        let args = vec![meta_key.into(), "sets".into(), kept.join(" ").into()];
-        self.one("HSET", meta_key, args).await.map(|_| ())
+        let args = vec![
+            KEEP_DEFINITIONS.into(),
+            1.into(),
+            meta_key.into(),
+            before.as_str().into(),
+            kept.join(" ").into(),
+        ];
+        let changed = self.one("EVAL", meta_key, args).await?.as_u64() == Some(1);
+        Ok(if changed { gone } else { Vec::new() })
     }
 
     /// Sees that Redis takes writes, without writing where a state is kept already.

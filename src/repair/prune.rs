@@ -25,7 +25,7 @@ pub async fn prune(
     let mut pruned = Pruned::default();
     if !dry_run {
         projection.remove_builds(sets.prefix()).await?;
-        projection.keep_definitions(sets).await?;
+        projection.keep_definitions(&projection.meta().await?, sets).await?;
     }
     let pattern = format!("{}:*", escape_glob(sets.prefix()));
     let mut scan = projection.scan_keys(pattern).await?;

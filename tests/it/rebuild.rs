@@ -198,6 +198,38 @@ async fn rebuilds_under_load_lose_nothing_and_invent_nothing() {
     assert_nothing_is_left_over(&rig).await;
 }
 
+/// Rebuilt before every worker has it, a set lacks what comes: readers are not told that it is whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_a_worker_does_not_keep_is_unknown_though_it_was_filled() {
+    let mut rig = Rig::new("users=username").await;
+    let mut producer = Producer::new(seed());
+    let mut oracle = rig.oracle();
+    let worker = rig.worker().await;
+    let events = producer.events(100);
+    oracle.all_good(&events);
+    rig.publish_events(&events).await;
+    rig.wait_arrived(&oracle).await;
+    let more = "users=username states=state";
+    rig.set(names::SETS, more);
+    rig.cli(&["manage", "rebuild"]).await.expect(0);
+    eventually(LONG, "the worker to take it back", async || {
+        let read = rig.cli(&["read", "count", "states"]).await;
+        if read.code == Some(75) { Ok(()) } else { Err(read.said()) }
+    })
+    .await;
+    rig.cli(&["read", "count", "users"]).await.expect(0);
+    worker.terminate().await;
+
+    let worker = rig.worker().await;
+    rig.cli(&["manage", "rebuild", "states"]).await.expect(0);
+    rig.publish_events(&producer.events(100)).await;
+    rig.wait_idle().await;
+    rig.cli(&["read", "count", "states"]).await.expect(0);
+    assert!(!worker.log().contains("does not keep"), "{}", worker.log());
+    worker.terminate().await;
+    rig.assert_sets_are_the_distinct_values().await;
+}
+
 /// A set that is defined tomorrow is unknown until it is filled from all history; one that is taken
 /// out leaves with `prune`, and what is not ours stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
