@@ -83,3 +83,18 @@ fn the_workflows_call_targets_that_are_there() {
     }
     assert!(called >= 5, "{called} were found");
 }
+
+/// A mutant that no longer applies guards nothing.
+#[test]
+fn each_mutant_applies_to_the_code_as_it_is() {
+    let patches = files(&Path::new(ROOT).join("tests/mutants"), ".patch");
+    assert!(!patches.is_empty());
+    for patch in patches {
+        let mut git = std::process::Command::new("git");
+        // Of no repository that the tree may lie in: paths are taken from its root.
+        git.args(["apply", "--check"]).arg(&patch).current_dir(ROOT);
+        let output = git.env("GIT_CEILING_DIRECTORIES", ROOT).output().expect("git is there");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", patch.display());
+    }
+}
