@@ -2,6 +2,7 @@
 //
 //     REDIS_URL=redis://localhost node read.mjs count cities
 //     REDIS_URL=redis://localhost node read.mjs contains users ann
+//     REDIS_URL=redis://localhost node read.mjs contains cities CA Fresno
 //
 // Prints a number, yes or no; or "unknown", with exit code 75, where Redis cannot tell.
 
@@ -24,12 +25,17 @@ async function ask(...command) {
   return generation == null ? null : answer
 }
 
-const [what, set, member] = process.argv.slice(2)
+// A value of each field of the set, as it is written in Redis.
+const quote = (char) => '%' + char.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')
+const member = (components) =>
+  components.map((text) => text.replace(/[%:{}\x00-\x1f\x7f]/g, quote)).join(':')
+
+const [what, set, ...values] = process.argv.slice(2)
 const key = `${PREFIX}:${set}`
 const answer =
   what === 'count'
     ? await ask('SCARD', key)
-    : await ask('SISMEMBER', key, member).then((is) => (is === null ? null : ['no', 'yes'][is]))
+    : await ask('SISMEMBER', key, member(values)).then((is) => (is === null ? null : ['no', 'yes'][is]))
 console.log(answer ?? 'unknown')
 process.exitCode = answer === null ? 75 : 0
 await redis.close()

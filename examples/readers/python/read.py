@@ -2,11 +2,13 @@
 
     REDIS_URL=redis://localhost python read.py count cities
     REDIS_URL=redis://localhost python read.py contains users ann
+    REDIS_URL=redis://localhost python read.py contains cities CA Fresno
 
 Prints a number, yes or no; or "unknown", with exit code 75, where Redis cannot tell.
 """
 
 import os
+import re
 import sys
 
 import redis
@@ -23,13 +25,19 @@ def ask(r, command, *args):
     return None if generation is None else answer
 
 
-def main(what, name, *member):
+def member(*components):
+    """A value of each field of the set, as it is written in Redis."""
+    quote = lambda found: f"%{ord(found[0]):02X}"
+    return ":".join(re.sub(r"[%:{}\x00-\x1f\x7f]", quote, text) for text in components)
+
+
+def main(what, name, *values):
     r = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True, socket_timeout=5)
     key = f"{PREFIX}:{name}"
     if what == "count":
         answer = ask(r, "SCARD", key)
     else:
-        answer = ask(r, "SISMEMBER", key, *member)
+        answer = ask(r, "SISMEMBER", key, member(*values))
         answer = answer if answer is None else ("no", "yes")[answer]
     print("unknown" if answer is None else answer)
     return 75 if answer is None else 0
