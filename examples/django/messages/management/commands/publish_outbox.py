@@ -6,7 +6,7 @@ import time
 import pika
 from django.conf import settings
 from django.core.management.base import BaseCommand
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, close_old_connections, transaction
 from pika.exceptions import AMQPChannelError, AMQPConnectionError, UnroutableError
 
 from messages.models import OutboxEvent
@@ -42,6 +42,11 @@ class Command(BaseCommand):
                 # Nothing of the page was deleted: the same bytes go again, and count once.
                 self.stderr.write(f"not confirmed, trying again: {error!r}")
                 self.channel = None
+                time.sleep(WAIT_SECS)
+            except (OperationalError, InterfaceError) as error:
+                # The same where it was confirmed, and not deleted.
+                self.stderr.write(f"Postgres is away, trying again: {error!r}")
+                close_old_connections()
                 time.sleep(WAIT_SECS)
 
     def publish_page(self):
