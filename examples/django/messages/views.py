@@ -16,8 +16,13 @@ FIELDS = ("state", "city", "username", "text")
 def post_message(request):
     fields = {name: request.POST.get(name, "").strip() for name in FIELDS}
     missing = [name for name in FIELDS if not fields[name]]
-    # Postgres holds no U+0000, in text or in jsonb.
-    bad = [name for name in FIELDS if "\0" in fields[name]]
+    # Postgres holds no U+0000, in text or in jsonb, and no more than a column has room for.
+    room = {name: models.Message._meta.get_field(name).max_length for name in FIELDS}
+    bad = [
+        name
+        for name, text in fields.items()
+        if "\0" in text or (room[name] and len(text) > room[name])
+    ]
     if missing or bad:
         return JsonResponse({"missing": missing, "bad": bad}, status=400)
     return JsonResponse({"id": models.post(**fields).id}, status=201)

@@ -126,7 +126,14 @@ async fn the_application_counts_each_message_once_and_says_when_it_does_not_know
             [("state", "CA"), ("city", *rng.pick(&cities)), ("username", &user), ("text", "é")];
         assert_eq!(server.post(&fields).await, 201);
     }
+    // An administrator, a failover: the relay goes on by itself.
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    app.pg.run(cut).await;
     assert_eq!(server.post(&[("state", "CA"), ("city", "Fresno")]).await, 400);
+    let long = "x".repeat(65);
+    let long = [("state", &*long), ("city", "Fresno"), ("username", "ann"), ("text", "t")];
+    assert_eq!(server.post(&long).await, 400);
     let nul = [("state", "CA"), ("city", "Fresno"), ("username", "a\0b"), ("text", "t")];
     assert_eq!(server.post(&nul).await, 400);
     eventually(LONG, "the outbox to be published", async || match app.outbox().await {
