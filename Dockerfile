@@ -30,10 +30,12 @@ LABEL org.opencontainers.image.title="rollcall" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /src/target/release/rollcall /usr/local/bin/rollcall
 COPY --from=build /src/LICENSE /src/data/README.md /usr/share/doc/rollcall/
-# Inside a container loopback reaches nobody; publish the port, or not, outside.
+# Inside a container loopback reaches nobody; publish the ports, or not, outside: 9464 is the ops endpoint
+# of a worker or of `serve`, 9465 what `serve` answers readers on.
 ENV ROLLCALL_OPS_ADDR=0.0.0.0:9464 \
+    ROLLCALL_SERVE_ADDR=0.0.0.0:9465 \
     ROLLCALL_LOG_FORMAT=json
-EXPOSE 9464
+EXPOSE 9464 9465
 # By number, so that Kubernetes can tell that it is not root. The process itself forbids core dumps.
 USER 65532:65532
 # The worker's own drain: cancel, flush, settle, close.
