@@ -51,8 +51,9 @@ Example:
     ///
     /// Counts, members and one page, read-only: it needs REDIS_URL and ROLLCALL_SETS and no other
     /// server, and its user in Redis needs no right to write. Where Redis is away, or does not hold
-    /// all of a set, the answer is 503 and never a no or a 0. SIGTERM ends it when what is under way
-    /// is answered. Plain HTTP on ROLLCALL_SERVE_ADDR: TLS and logins are for the proxy before it.
+    /// all of a set, the answer is 503 and never a no or a 0. SIGTERM ends it when what is under
+    /// way is answered. Plain HTTP on ROLLCALL_SERVE_ADDR: TLS and logins are for the proxy before
+    /// it.
     #[command(after_help = "\
 Example:
   REDIS_URL=redis://localhost rollcall serve &
@@ -194,8 +195,8 @@ Example:
     /// Compare sets with Postgres, both ways, while ingest goes on
     ///
     /// Names what is missing in Redis, and phantoms, which no event supports. Exit code 1 if
-    /// anything differs, also where it was repaired. It makes the sets a second time beside the live
-    /// ones, so Redis needs room for that.
+    /// anything differs, also where it was repaired. It makes the sets a second time beside the
+    /// live ones, so Redis needs room for that.
     #[command(after_help = "\
 Examples:
   rollcall manage verify
@@ -277,7 +278,8 @@ Examples:
     Access(AccessArgs),
     /// Show what there is: partitions, indexes, replica, queue, dead letters, and each set
     ///
-    /// A server that is away is shown as that and the others all the same; the exit code is 75 then.
+    /// A server that is away is shown as that and the others all the same; the exit code is 75
+    /// then.
     #[command(after_help = "\
 Examples:
   rollcall manage status

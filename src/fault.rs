@@ -2,8 +2,8 @@
 //!
 //! `FAULT_POINT=after_commit` aborts at that point, `FAULT_POINT=after_commit:3` at the third pass;
 //! `FAULT_PANIC` takes the same, and panics; `FAULT_POISON=text` aborts on decoding a message that
-//! holds the text. `FAULT_PAUSE=before_swap` with `FAULT_PAUSE_FILE=path` makes `path.reached` there,
-//! once, and goes on when there is `path.go`.
+//! holds the text. `FAULT_PAUSE=before_swap` with `FAULT_PAUSE_FILE=path` makes `path.reached`
+//! there, once, and goes on when there is `path.go`.
 
 /// The crash points, in the order of effects.
 pub const POINTS: &[&str] = &[

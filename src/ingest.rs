@@ -1,9 +1,10 @@
 //! The order of effects: queue -> Postgres COMMIT -> Redis -> dead letters confirmed -> ack.
 //!
 //! `supervisor` keeps a `session` alive, `lane` runs one consumer of it, `batch` gathers (pure),
-//! `prefetch` decides how much may wait in memory (pure), `plan` what goes to Redis (pure), and `flush` writes a batch through all
-//! stages on one page. Nothing else in the crate knows that order. `servers` is what they ask of the
-//! three servers, and `simulation` runs all of it against models of those.
+//! `prefetch` decides how much may wait in memory (pure), `plan` what goes to Redis (pure), and
+//! `flush` writes a batch through all stages on one page. Nothing else in the crate knows that
+//! order. `servers` is what they ask of the three servers, and `simulation` runs all of it against
+//! models of those.
 //!
 //! What is given to Redis can be lost there: `ledger` knows what bounds the loss (pure), `guard`
 //! notes it, `outage` says when ingest goes on without Redis (pure), `watch` looks and `keeper` has

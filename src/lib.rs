@@ -40,9 +40,9 @@
 //!
 //! A reader asks Redis: [`read`] and [`top`] on a terminal, [`serve`] over HTTP, the third stream,
 //! which holds nothing but a way to read. [`snapshot`] is all that Redis tells at one moment, and
-//! [`pipeline`] what workers say there of themselves. An operator uses [`manage`] and [`dead_letters`];
-//! [`health`] and [`telemetry`] tell how a worker is. [`app`] starts each role, and [`shutdown`]
-//! ends it.
+//! [`pipeline`] what workers say there of themselves. An operator uses [`manage`] and
+//! [`dead_letters`]; [`health`] and [`telemetry`] tell how a worker is. [`app`] starts each role,
+//! and [`shutdown`] ends it.
 //!
 //! # Promises
 //!
@@ -56,7 +56,7 @@
 //! | P6 | Memory is bounded by configuration, whatever arrives. |
 //! | P7 | A reader never sees a half-built set. |
 //!
-//! What is left of P3 and P7 is in the README's "Not there yet". Delivery is at least once, and
+//! What is left of P3 is in the README's "Not there yet". Delivery is at least once, and
 //! every effect is idempotent; nothing here happens "exactly once".
 //!
 //! # Deliberately absent
@@ -83,7 +83,7 @@
 //! | fred | [`projection`] | Redis |
 //! | backoff | [`retry`] | intervals |
 //! | envy | [`config`] | environment variables |
-//! | rustls | [`tls`] | certificates, for the three clients |
+//! | rustls | [`tls`] | certificates, for the three clients; `telemetry/spans` names its provider |
 //! | axum, hyper | [`http`], [`health`], [`serve`] | the ops endpoint, and the readers' one |
 //! | ureq | [`health`], `telemetry/spans` | asking the ops endpoint; sending spans |
 //! | opentelemetry | `telemetry/spans` | spans, with the feature `otlp` alone |
@@ -91,12 +91,11 @@
 //! | crossterm | [`top`] | the terminal |
 //!
 //! [`broker`], [`store`] and [`projection`] never import each other. [`event`], [`sets`],
-//! [`ingest::batch`], [`ingest::breaker`], [`ingest::prefetch`] and `ingest/ledger` do no I/O and take
-//! the clock as an argument.
+//! [`ingest::batch`], [`ingest::breaker`], [`ingest::prefetch`] and `ingest/ledger` do no I/O and
+//! take the clock as an argument.
 
 #![forbid(unsafe_code)]
 
-// In the order in which data flows; the blank lines keep rustfmt from sorting them.
 /// `println!` that fails where standard output has gone: `rollcall read members s | head` has got
 /// all that it wanted, and `main` takes that for a success.
 macro_rules! say {
@@ -108,6 +107,7 @@ macro_rules! say {
     };
 }
 
+// In the order in which data flows; the blank lines keep rustfmt from sorting them.
 pub mod broker;
 
 pub mod event;

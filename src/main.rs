@@ -55,10 +55,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// A core holds passwords and events. The limit is for cores that are files, the mark for those that
-/// the kernel pipes into a program, whatever the limit; it also keeps other processes of the same
-/// user out of the memory. Where we may not say so, whoever forbids it has: systemd's filter of
-/// system calls, beside LimitCORE=0.
+/// A core holds passwords and events. The limit is for cores that are files, the mark for those
+/// that the kernel pipes into a program, whatever the limit; it also keeps other processes of the
+/// same user out of the memory. Where we may not say so, whoever forbids it has: systemd's filter
+/// of system calls, beside LimitCORE=0.
 fn forbid_core_dumps() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = setrlimit(Resource::Core, none);

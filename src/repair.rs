@@ -1,10 +1,10 @@
 //! Postgres -> Redis, the second stream: what keeps Redis equal to Postgres.
 //!
-//! [`mend`] is what a worker calls when something is missing; the commands of `rollcall manage` call
-//! the rest. `pass` reads Postgres and adds what it finds, `rebuild` makes sets anew and puts them
-//! in place, `verify` compares. All of them go through one walk, [`crate::event::stored_additions`],
-//! and all hold the one lock of the fleet, so that nothing is removed beside them. Whatever is
-//! killed here can be run again.
+//! [`mend`] is what a worker calls when something is missing; the commands of `rollcall manage`
+//! call the rest. `pass` reads Postgres and adds what it finds, `rebuild` makes sets anew and puts
+//! them in place, `verify` compares. All of them go through one walk,
+//! [`crate::event::stored_additions`], and all hold the one lock of the fleet, so that nothing is
+//! removed beside them. Whatever is killed here can be run again.
 //!
 //! It rests on one order: a worker adds to Redis only after its COMMIT. So whatever a snapshot does
 //! not see is added by its worker later than that snapshot.

@@ -126,8 +126,8 @@ impl Files {
     }
 }
 
-/// Why TLS was refused, by either side, in words that are the same at each try: the library's own tell
-/// the time, so that each of them would be news to the log. `said` is the error of a client.
+/// Why TLS was refused, by either side, in words that are the same at each try: the library's own
+/// tell the time, so that each of them would be news to the log. `said` is the error of a client.
 pub fn refusal(said: &str) -> Option<&'static str> {
     const KNOWN: [(&[&str], &str); 7] = [
         // First, as it too can speak of what has expired. What a server answers differs by its

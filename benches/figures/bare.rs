@@ -1,6 +1,7 @@
 //! The least that a consumer can do: take what there is, insert it, add its users, acknowledge. No
-//! sets, no watermark, no dead letters, no metrics, nothing made good: what is left of a latency when
-//! all of that is taken away is the servers'. Must never become a consumer that anybody would run.
+//! sets, no watermark, no dead letters, no metrics, nothing made good: what is left of a latency
+//! when all of that is taken away is the servers'. Must never become a consumer that anybody would
+//! run.
 
 use std::sync::Arc;
 use std::time::Duration;

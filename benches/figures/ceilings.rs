@@ -1,10 +1,10 @@
 //! What the servers can do without a pipeline between them: taking from the queue, inserting and
 //! adding members, each alone, and all three at once on the same cores.
 //!
-//! Nothing here decodes, and no event goes from one of the three to the next. Everything a loop sends
-//! is made before the clock starts, so a ceiling is the servers' and their clients' and nobody
-//! else's. It is tuned as the worker is: as many lanes, batches of the same size, the same prefetch,
-//! the same statement, the same allocator.
+//! Nothing here decodes, and no event goes from one of the three to the next. Everything a loop
+//! sends is made before the clock starts, so a ceiling is the servers' and their clients' and
+//! nobody else's. It is tuned as the worker is: as many lanes, batches of the same size, the same
+//! prefetch, the same statement, the same allocator.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,8 +32,8 @@ pub const BATCH: usize = 2_000;
 pub const PREFETCH: u16 = 4_000;
 /// Members of one SADD.
 const COMMAND: usize = 1_000;
-/// Batches that one of the three may be ahead of the slowest: what two lanes hold, being written and
-/// being filled, twice over.
+/// Batches that one of the three may be ahead of the slowest: what two lanes hold, being written
+/// and being filled, twice over.
 const AHEAD: u64 = 8;
 pub const AHEAD_EVENTS: u64 = AHEAD * BATCH as u64;
 const LONGEST: Duration = Duration::from_secs(120);

@@ -47,7 +47,8 @@ struct Process {
 }
 
 impl Process {
-    /// The name in the second field may hold anything, so what counts begins after its last bracket.
+    /// The name in the second field may hold anything, so what counts begins after its last
+    /// bracket.
     fn parse(stat: &str) -> Option<Process> {
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
         // utime, stime, cutime and cstime are fields 14 to 17 of the whole line, from 1.

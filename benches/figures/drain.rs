@@ -81,7 +81,8 @@ pub struct Drained {
     pub peak_mib: f64,
 }
 
-/// Fills the queue, then starts the workers: from when each has had a delivery until all is settled.
+/// Fills the queue, then starts the workers: from when each has had a delivery until all is
+/// settled.
 pub async fn drain(servers: &Servers, pids: &Pids, setup: &Setup) -> Result<Drained> {
     worker::reset(servers).await?;
     if setup.rows > 0 {

@@ -45,7 +45,8 @@ impl Goal {
     }
 }
 
-/// The combined ceiling: of the two ways to measure it the higher one, which is harder to come near.
+/// The combined ceiling: of the two ways to measure it the higher one, which is harder to come
+/// near.
 pub fn combined(book: &Book) -> &'static str {
     let of = |row| book.median(CEILINGS, row, RATE).unwrap_or_default();
     if of(FLAT) > of(IN_STEP) { FLAT } else { IN_STEP }

@@ -1,11 +1,12 @@
-//! The figures of docs/performance.md and the README, measured in one run against the servers in the
-//! environment (`AMQP_URL`, `DATABASE_URL`, `REDIS_URL`, and `BENCH_SERVERS`, the folder of their
-//! set): `make bench` starts private ones. It must never be pointed at servers that hold anything:
-//! it empties them.
+//! The figures of docs/performance.md and the README, measured in one run against the servers in
+//! the environment (`AMQP_URL`, `DATABASE_URL`, `REDIS_URL`, and `BENCH_SERVERS`, the folder of
+//! their set): `make bench` starts private ones. It must never be pointed at servers that hold
+//! anything: it empties them.
 //!
-//! What the servers can do with nothing of ours in the way; a worker drained from a filled queue, one
-//! factor at a time; what people do instead; publisher and worker together; readers. Ratios within a run hold; the numbers
-//! themselves belong to the machine. One part by name prints its tables and writes nothing.
+//! What the servers can do with nothing of ours in the way; a worker drained from a filled queue,
+//! one factor at a time; what people do instead; publisher and worker together; readers. Ratios
+//! within a run hold; the numbers themselves belong to the machine. One part by name prints its
+//! tables and writes nothing.
 
 mod bare;
 mod book;

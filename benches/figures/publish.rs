@@ -20,8 +20,9 @@ use crate::shared::Servers;
 /// Messages, and bytes of them, that a connection has sent before it awaits the oldest confirm.
 const WINDOW: usize = 2_000;
 const WINDOW_BYTES: usize = 32 << 20;
-/// Producers. The client's work for a connection is on one thread, and RabbitMQ stops reading a channel
-/// that has more than 32 publishes on their way into a quorum queue (`quorum_commands_soft_limit`).
+/// Producers. The client's work for a connection is on one thread, and RabbitMQ stops reading a
+/// channel that has more than 32 publishes on their way into a quorum queue
+/// (`quorum_commands_soft_limit`).
 const CONNECTIONS: usize = 4;
 /// Messages that a paced publisher has being written at once.
 const BURST: u64 = 500;

@@ -10,8 +10,9 @@ use crate::shared::Servers;
 /// Rows of one INSERT.
 const STATEMENT: u64 = 50_000;
 
-/// Of the last 20 days, so mostly in the partition that is written to. 200,000 users in 7,500 cities
-/// of 50 states; `n` is the event's number. No event of `events` has the identity of one of these.
+/// Of the last 20 days, so mostly in the partition that is written to. 200,000 users in 7,500
+/// cities of 50 states; `n` is the event's number. No event of `events` has the identity of one of
+/// these.
 const INSERT: &str = "
 INSERT INTO events (occurred_at, id, payload)
 SELECT e.at, e.id, jsonb_build_object(

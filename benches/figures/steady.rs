@@ -12,7 +12,8 @@ use crate::worker::{self, TO, Worker};
 
 /// One step.
 const STEP: Duration = Duration::from_secs(5);
-/// What may be due and not yet settled at its end. A rate that is 4 % too high gathers it in a step.
+/// What may be due and not yet settled at its end. A rate that is 4 % too high gathers it in a
+/// step.
 const BEHIND_MAX: Duration = Duration::from_millis(200);
 /// Looks during the last part of a step; the best one counts, as a checkpoint is no trend.
 const LOOKS: u32 = 10;

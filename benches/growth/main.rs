@@ -1,10 +1,10 @@
 //! How the cost grows with the table, measured against the servers in the environment
 //! (`AMQP_URL`, `DATABASE_URL`, `REDIS_URL`): `make growth` starts private ones.
 //!
-//! One table grows through the sizes of `GROWTH_ROWS`. At each of them the same number, the distinct
-//! users of the whole table, is asked of Redis and of Postgres, and Redis is rebuilt and verified.
-//! Writes `growth.md` and `growth.svg` into the folder `GROWTH_OUT`, anew after each size. It must
-//! never be pointed at servers that hold anything: it fills `events`.
+//! One table grows through the sizes of `GROWTH_ROWS`. At each of them the same number, the
+//! distinct users of the whole table, is asked of Redis and of Postgres, and Redis is rebuilt and
+//! verified. Writes `growth.md` and `growth.svg` into the folder `GROWTH_OUT`, anew after each
+//! size. It must never be pointed at servers that hold anything: it fills `events`.
 
 mod chart;
 mod process;

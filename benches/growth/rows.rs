@@ -1,4 +1,5 @@
-//! Events made by Postgres itself, as many as it takes: 24 months of them, one in five by a new user.
+//! Events made by Postgres itself, as many as it takes: 24 months of them, one in five by a new
+//! user.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

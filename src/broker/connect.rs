@@ -19,8 +19,8 @@ use crate::tls::{Files, with_or_without};
 /// A connection whose other end is silently gone ends 16 to 20 s later: lapin looks every half of
 /// this whether it has been twice this. With 2 s to close what is left, that is within 25 s.
 const HEARTBEAT_SECS: u16 = 8;
-/// lapin keeps room for 32 frames each way. Of RabbitMQ's 128 KiB that is 8 MiB a connection, all of
-/// it touched in turn; of these 2 MiB, and larger messages come in a few frames more.
+/// lapin keeps room for 32 frames each way. Of RabbitMQ's 128 KiB that is 8 MiB a connection, all
+/// of it touched in turn; of these 2 MiB, and larger messages come in a few frames more.
 const FRAME_BYTES_MAX: u32 = 32 * 1024;
 
 /// Runs `operation` for at most `limit`; `tried` names it in an error.

@@ -53,8 +53,8 @@ pub struct Incoming {
     pub properties: Properties,
 }
 
-/// The message's AMQP properties, as they came. Boxed: 14 fields that next to nobody looks at would be
-/// moved about with each delivery.
+/// The message's AMQP properties, as they came. Boxed: 14 fields that next to nobody looks at would
+/// be moved about with each delivery.
 #[derive(Debug)]
 pub struct Properties(pub(super) Box<BasicProperties>);
 

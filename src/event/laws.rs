@@ -1,6 +1,6 @@
-//! What must hold of the decoder for any bytes at all: one function for the fuzzer (`fuzz/`) and for
-//! the test that replays what the fuzzer has found. Judged by a tree of the event, and by a reading
-//! of the rules that shares no code with the walk. Never in a release.
+//! What must hold of the decoder for any bytes at all: one function for the fuzzer (`fuzz/`) and
+//! for the test that replays what the fuzzer has found. Judged by a tree of the event, and by a
+//! reading of the rules that shares no code with the walk. Never in a release.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

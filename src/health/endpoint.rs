@@ -1,4 +1,5 @@
-//! The ops endpoint: /livez, /readyz, /metrics. Read-only, bounded, never a reader's way in.
+//! The ops endpoint: /livez, /readyz, /metrics, and POST /resume, all that it changes. Bounded,
+//! never a reader's way in.
 //!
 //! One request a connection and a few seconds for it, so that nobody can hold it up for long.
 

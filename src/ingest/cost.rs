@@ -1,6 +1,7 @@
 //! What our own code costs an event: decoding it into a batch, and planning what the batch adds to
-//! Redis. Run as tests these see that all of it is done; `make bench-check` runs them under callgrind
-//! and holds the instructions of what is marked `counted` against benches/instructions.txt.
+//! Redis. Run as tests these see that all of it is done; `make bench-check` runs them under
+//! callgrind and holds the instructions of what is marked `counted` against
+//! benches/instructions.txt.
 
 use bytes::Bytes;
 use time::OffsetDateTime;

@@ -61,8 +61,8 @@ impl<S: Servers> Writer<S> {
         Self { lane, events, shared }
     }
 
-    /// Postgres, then Redis. Holds the batch while either is away, up to `hold_max`; but where Redis
-    /// is away for long, Postgres takes a note instead.
+    /// Postgres, then Redis. Holds the batch while either is away, up to `hold_max`; but where
+    /// Redis is away for long, Postgres takes a note instead.
     pub async fn write(&mut self, batch: Batch) -> Result<Written, HeldTooLong> {
         let Batch { tokens, deliveries, mut events, rejected, arrived, first_seen, .. } = batch;
         let links = deliveries.iter().filter_map(Incoming::trace_parent);

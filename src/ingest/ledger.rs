@@ -272,8 +272,8 @@ impl Ledger {
         }
     }
 
-    /// What to write once the loss, if there is one, is noted and held down. The floor stays below it: until the
-    /// next look nobody knows that the note and this stand on the same server.
+    /// What to write once the loss, if there is one, is noted and held down. The floor stays below
+    /// it: until the next look nobody knows that the note and this stand on the same server.
     pub fn registration(
         &mut self,
         xmin: i64,

@@ -57,8 +57,8 @@ impl Outage {
         }
     }
 
-    /// It answers a look, and says that it is stale if anything was skipped. Batches go to it again;
-    /// where it still takes none, they need not wait anew. Whether that is news.
+    /// It answers a look, and says that it is stale if anything was skipped. Batches go to it
+    /// again; where it still takes none, they need not wait anew. Whether that is news.
     pub fn answers(&self) -> bool {
         let mut state = self.state();
         let skipped = state.skipping;

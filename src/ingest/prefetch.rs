@@ -1,11 +1,11 @@
 //! How many deliveries may wait in a lane: a count that follows the size of what arrives. Pure.
 //!
 //! AMQP bounds what is prefetched by number alone, memory is bounded by bytes, and a message is
-//! 200 bytes or a megabyte. So a lane starts small and widens when its window was used up, to what its
-//! bytes allow by the largest body of late; it narrows at once when bodies grow, and after a while
-//! in which it did not need the room, as nobody knows how large the next ones are. The worst case
-//! is a full queue that turns from the smallest to the largest bodies: one window of large ones.
-//! `ROLLCALL_PREFETCH_MAX` bounds that.
+//! 200 bytes or a megabyte. So a lane starts small and widens when its window was used up, to what
+//! its bytes allow by the largest body of late; it narrows at once when bodies grow, and after a
+//! while in which it did not need the room, as nobody knows how large the next ones are. The worst
+//! case is a full queue that turns from the smallest to the largest bodies: one window of large
+//! ones. `ROLLCALL_PREFETCH_MAX` bounds that.
 
 /// Deliveries a lane is given before it has seen any: with two lanes and messages of 1 MiB, 64 MiB.
 const START: u16 = 32;

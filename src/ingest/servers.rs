@@ -30,7 +30,8 @@ pub trait Servers: Clone + Send + Sync + 'static {
     /// guarded from here on.
     fn probe_projection(&self) -> impl Future<Output = Result<(), SessionError>> + Send;
 
-    /// Adds a lane's batch to a Redis that has lost nothing of what was noted: see [`guard::apply`].
+    /// Adds a lane's batch to a Redis that has lost nothing of what was noted: see
+    /// [`guard::apply`].
     fn apply(
         &self,
         lane: usize,

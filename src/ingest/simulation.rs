@@ -1,7 +1,7 @@
 //! The core of ingest (supervisor, session, lane, batch, flush, hold, the search for bad rows) run
-//! against models of the three servers that fail, hang, reorder, repeat and lose answers, on a clock
-//! that is simulated as well. One seed is one run: `SIMULATION_SEED=n cargo test --lib simulation`
-//! runs it again and prints what happened.
+//! against models of the three servers that fail, hang, reorder, repeat and lose answers, on a
+//! clock that is simulated as well. One seed is one run: `SIMULATION_SEED=n cargo test --lib
+//! simulation` runs it again and prints what happened.
 //!
 //! The models judge each step when it is taken (an ack before both stores have the events, a member
 //! that no stored row supports); what must be true in the end is judged there.
@@ -25,8 +25,8 @@ use world::{Sim, World};
 
 /// Runs of `cargo test`; the environment's `SIMULATION_SEEDS` says another number.
 const SEEDS: u64 = 2_000;
-/// After the last fault everything must be settled in this time. Most of it is for the poison, which
-/// kills its worker until the broker gives it up, and for a breaker that waits.
+/// After the last fault everything must be settled in this time. Most of it is for the poison,
+/// which kills its worker until the broker gives it up, and for a breaker that waits.
 const CALM_MAX: Duration = Duration::from_secs(1800);
 
 /// What one run came to.

@@ -1,6 +1,6 @@
-//! `rollcall manage access`: the users of each server, with no more rights than their work takes, as
-//! a script for whoever administers it. The names in it are those of this configuration. It connects
-//! nowhere and knows no password: the script takes each from its environment.
+//! `rollcall manage access`: the users of each server, with no more rights than their work takes,
+//! as a script for whoever administers it. The names in it are those of this configuration. It
+//! connects nowhere and knows no password: the script takes each from its environment.
 
 mod rabbitmq;
 mod redis;

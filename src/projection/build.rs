@@ -5,8 +5,8 @@
 //! takes out at once what is left. A counter beside them, `rebuild:<token>:{<prefix>:}`, grows with
 //! each write and is compared before each: Redis keeps a prefix of its commands through restart
 //! and failover, so where the counter is the last one, all that was added before it is there. It
-//! expires no later than any of the sets: where it is there, none of them has expired. Never puts a set in place whose counter is another (in a cluster the counter tells of its own
-//! shard alone).
+//! expires no later than any of the sets: where it is there, none of them has expired. Never puts a
+//! set in place whose counter is another (in a cluster the counter tells of its own shard alone).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -95,7 +95,8 @@ impl Build {
         format!("{}{{{live}}}:estimate", self.stem)
     }
 
-    /// Of a set that is begun now, in Unix seconds: not before the counter, whatever the clock does.
+    /// Of a set that is begun now, in Unix seconds: not before the counter, whatever the clock
+    /// does.
     pub fn expires_at(&self) -> i64 {
         let at = OffsetDateTime::now_utc().unix_timestamp() + TTL.as_secs() as i64;
         at.max(self.expires_at)

@@ -1,7 +1,7 @@
 //! Redis: the sets, derived from Postgres and disposable. The only folder that may say fred.
 //!
-//! `write` adds what a batch adds, `marker` says how far to trust it, `watermark` shows what was lost,
-//! `read` asks, `client` keeps
+//! `write` adds what a batch adds, `marker` says how far to trust it, `watermark` shows what was
+//! lost, `read` asks, `client` keeps
 //! the one connection, `settings` says how. Nothing here decides when to write or whether to try
 //! again: that is `ingest`'s. No key is built here either: `sets` hands over finished keys.
 //!

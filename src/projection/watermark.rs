@@ -104,16 +104,6 @@ impl Projection {
         self.one("HSET", wm_key, args).await.map(drop)
     }
 
-    /// Says which servers hold the sets that are about to get a generation, where nobody said so: sets
-    /// that have one and no watermark would be made anew by the first worker.
-    pub async fn begin_watermark(&self) -> Result<(), ProjectionError> {
-        let sight = self.sight().await?;
-        if sight.watermark.is_empty() {
-            self.register(&[(SERVER.to_owned(), joined(&sight.servers))]).await?;
-        }
-        Ok(())
-    }
-
     /// Takes fields out: of a process that ended.
     pub async fn unregister(&self, fields: &[String]) -> Result<(), ProjectionError> {
         if fields.is_empty() {
@@ -125,7 +115,8 @@ impl Projection {
         self.one("HDEL", wm_key, args).await.map(drop)
     }
 
-    /// Before a repair adds rows with `txid >= floor`: a Redis that goes back meanwhile may lack them.
+    /// Before a repair adds rows with `txid >= floor`: a Redis that goes back meanwhile may lack
+    /// them.
     pub async fn hold_floor(&self, floor: i64) -> Result<(), ProjectionError> {
         let until = OffsetDateTime::now_utc().unix_timestamp() + REPAIR_SECS_MAX;
         let fields = [(REPAIR_FLOOR, floor), (REPAIR_SEEN, until)];

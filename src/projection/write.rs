@@ -1,5 +1,6 @@
 //! Adds what a batch adds: one variadic SADD or PFADD per key, then the windows' expiry, the mark
-//! and the watermark. Adding again changes nothing, so after any doubt the caller runs the same batch again.
+//! and the watermark. Adding again changes nothing, so after any doubt the caller runs the same
+//! batch again.
 //!
 //! Two rounds, not one. The mark in `<prefix>:meta` and the EXPIREATs go out only when every
 //! addition has been answered: an HSET that follows a refused SADD down the same connection would

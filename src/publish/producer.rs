@@ -35,8 +35,8 @@ impl Producer {
         self.publish_in(event, None).await
     }
 
-    /// The same, with the `traceparent` of the span that the event belongs to: a worker's span of the
-    /// batch will point to it.
+    /// The same, with the `traceparent` of the span that the event belongs to: a worker's span of
+    /// the batch will point to it.
     ///
     /// # Errors
     /// As [`Producer::publish`].

@@ -1,6 +1,6 @@
 //! One pass over Postgres: every event, or those of some transactions, and what they add goes where
-//! it is told to. A piece that fails is read again; adding twice changes nothing. What is gathered is
-//! kept from piece to piece and written when it is much, and at the end of a pass.
+//! it is told to. A piece that fails is read again; adding twice changes nothing. What is gathered
+//! is kept from piece to piece and written when it is much, and at the end of a pass.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -175,8 +175,8 @@ impl Repairer<'_> {
         format!("{}:*", crate::projection::escape_glob(self.sets.prefix()))
     }
 
-    /// Puts every new set in place. Where that takes a while, what workers added to the old sets since
-    /// the last pass is brought over in between.
+    /// Puts every new set in place. Where that takes a while, what workers added to the old sets
+    /// since the last pass is brought over in between.
     async fn swap(
         &mut self,
         build: &mut Build,

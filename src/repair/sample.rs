@@ -1,5 +1,5 @@
-//! A look at some instead of all: what some events add must be in Redis, and some members of Redis must
-//! have an event. It finds that much is wrong, not that little is.
+//! A look at some instead of all: what some events add must be in Redis, and some members of Redis
+//! must have an event. It finds that much is wrong, not that little is.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -61,8 +61,8 @@ impl Repairer<'_> {
         Ok(verified)
     }
 
-    /// Looks whether some members of each exact set are supported. Reads the table once, or an index
-    /// that `rollcall manage index` made.
+    /// Looks whether some members of each exact set are supported. Reads the table once, or an
+    /// index that `rollcall manage index` made.
     async fn sample_members(
         &mut self,
         wanted: u64,

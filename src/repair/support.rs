@@ -18,7 +18,8 @@ fn bare(member: &Member) -> Member {
     Member { expires_at: None, ..member.clone() }
 }
 
-/// What a stored event adds, as it is kept when the event goes. Two sets of one source are one here.
+/// What a stored event adds, as it is kept when the event goes. Two sets of one source are one
+/// here.
 pub fn members(rules: Rules<'_>, at: OffsetDateTime, payload: &str) -> HashSet<Member> {
     let added = event::stored_additions(payload, at, rules);
     let member = |one: Addition<'_>| {

@@ -2,9 +2,9 @@
 //! a swap.
 //!
 //! The sets are made from Postgres beside the live ones, as a rebuild does, and compared. What
-//! differs at first is only a candidate. A phantom is one that a snapshot of the primary taken after
-//! it was seen does not support either: workers add after their COMMIT. A member is missing if its
-//! worker had time to add it.
+//! differs at first is only a candidate. A phantom is one that a snapshot of the primary taken
+//! after it was seen does not support either: workers add after their COMMIT. A member is missing
+//! if its worker had time to add it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -268,8 +268,9 @@ impl Repairer<'_> {
                 projection.set_expiry(key, *wanted).await?;
             }
         }
-        // Once more: an event stored after the snapshot that did not support a phantom, whose member
-        // was added before it was taken out, is added again. Of all sets, as the note is of all.
+        // Once more: an event stored after the snapshot that did not support a phantom, whose
+        // member was added before it was taken out, is added again. Of all sets, as the note is of
+        // all.
         let sets = std::mem::replace(&mut self.sets, self.context.sets.clone());
         let caught_up = self.catch_up().await;
         self.sets = sets;

@@ -1,6 +1,6 @@
 //! A stream of snapshots as server-sent events: a whole one at once, and then each as it is made,
-//! with what is new of the histories. A listener that is slow gets the newest and not all. Ends with
-//! the drain.
+//! with what is new of the histories. A listener that is slow gets the newest and not all. Ends
+//! with the drain.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What must hold of the encoding for any text at all: one function for the fuzzer (`fuzz/`) and for
-//! the test that replays what the fuzzer has found. Never in a release.
+//! What must hold of the encoding for any text at all: one function for the fuzzer (`fuzz/`) and
+//! for the test that replays what the fuzzer has found. Never in a release.
 
 use super::{Sets, WindowTtl, encode};
 use crate::event::{Event, Limits, Message, Rules, decode};

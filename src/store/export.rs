@@ -1,4 +1,5 @@
-//! The rows of somebody's query, each as the text of an event: what `publish --from-postgres` reads.
+//! The rows of somebody's query, each as the text of an event: what `publish --from-postgres`
+//! reads.
 //!
 //! One cursor in one read-only snapshot: the query sees one state of its tables, and memory holds a
 //! page of its rows, however many there are. It must never write, and never judge an event: a bad
@@ -46,12 +47,14 @@ impl Export {
     }
 
     async fn begin(url: &Secret, timeout: Duration, query: &str) -> Result<Export, StoreError> {
-        // A subquery below: what ends a statement does not end one, and a comment ends with its line.
+        // A subquery below: what ends a statement does not end one, and a comment ends with its
+        // line.
         let query = query.trim().trim_end_matches(';');
         let mut link = Link::open(url, timeout).await?;
         link.allow(STATEMENT_MAX).await?;
-        // A time is written in the session's zone, and the same row must be the same text each time.
-        // The driver opens each session in UTC, whatever the database's or the role's own setting.
+        // A time is written in the session's zone, and the same row must be the same text each
+        // time. The driver opens each session in UTC, whatever the database's or the role's own
+        // setting.
         for sql in [
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
             // Between two pages we wait for the broker, or for --rate.
@@ -93,8 +96,8 @@ impl Export {
     }
 }
 
-/// Elsewhere 25006 is a primary that is none any more, and 0A000 a server that may be replaced; here
-/// it is the query, which will not change.
+/// Elsewhere 25006 is a primary that is none any more, and 0A000 a server that may be replaced;
+/// here it is the query, which will not change.
 fn told(error: StoreError) -> StoreError {
     match error.sqlstate() {
         Some("25006") => StoreError::Query { rule: WRITES },
@@ -121,8 +124,8 @@ async fn columns(link: &mut Link, query: &str) -> Result<&'static str, StoreErro
     };
     const JSON: &[&str] = &["JSON", "JSONB"];
     if found.len() == 1 && is("event", JSON) {
-        // Of type json it is as somebody wrote it. A raw line feed can only stand between two of its
-        // tokens, and would end the event where several travel as lines.
+        // Of type json it is as somebody wrote it. A raw line feed can only stand between two of
+        // its tokens, and would end the event where several travel as lines.
         return Ok("translate(q.event::text, E'\\n\\r', '  ')");
     }
     let has_id = found.iter().any(|(name, _)| name == "id");

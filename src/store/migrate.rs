@@ -60,17 +60,7 @@ pub enum SchemaState {
 }
 
 impl SchemaState {
-    /// Whether a worker of this binary can write.
-    pub fn is_usable(&self) -> bool {
-        match self {
-            SchemaState::Current | SchemaState::Ahead { .. } => true,
-            SchemaState::Behind { .. }
-            | SchemaState::Changed { .. }
-            | SchemaState::Unfinished { .. } => false,
-        }
-    }
-
-    /// The error for those who need it usable.
+    /// The error where a worker of this binary cannot write.
     pub fn required(self) -> Result<(), StoreError> {
         match self {
             SchemaState::Current | SchemaState::Ahead { .. } => Ok(()),

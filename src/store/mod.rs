@@ -43,8 +43,8 @@ pub use reader::{Extent, Piece, Reader, RetiredMember, StoredEvent};
 pub use repair_lock::RepairLock;
 
 /// First half of every advisory lock of ours: "roll" in ASCII, which nobody else takes by accident.
-/// The second halves in use: 1 partitions (`migrations/0002_partitions.sql`), 2 migrations, 3 repair,
-/// 4 indexes.
+/// The second halves in use: 1 partitions (`migrations/0002_partitions.sql`), 2 migrations, 3
+/// repair, 4 indexes.
 const ADVISORY_CLASS: i32 = 0x726f_6c6c;
 const ADVISORY_PARTITIONS: i32 = 1;
 const ADVISORY_MIGRATE: i32 = 2;

@@ -152,8 +152,8 @@ impl Reader {
         Ok(rows.into_iter().map(extent).collect())
     }
 
-    /// The partition as it is now, if its rows are not where they were: VACUUM FULL and the like move
-    /// them, and pages that were read by number may then have been missed.
+    /// The partition as it is now, if its rows are not where they were: VACUUM FULL and the like
+    /// move them, and pages that were read by number may then have been missed.
     pub async fn moved(&mut self, extent: &Extent) -> Result<Option<Extent>, StoreError> {
         let now = self.extents().await?;
         let found = now.into_iter().find(|other| other.name == extent.name);

@@ -23,13 +23,13 @@ WITH inserted AS (
 )
 SELECT count(*), coalesce(txid_current_if_assigned(), 0) FROM inserted";
 
-/// Which of our rows (from 1) Postgres has with another payload, and the lowest transaction of those
-/// that it has as they are: whoever stored them may have died before their members were in Redis.
-/// Reads by primary key, a row each: the LIMIT leaves the planner no other way, where a join of a
-/// table without statistics once read all that was stored between the first time and the last, more
-/// with every batch. $5 and $6, those times, let it leave out all other partitions. The JSON of a row
-/// that our own statement has just stored ($7) is not parsed a second time, except where its key
-/// comes more than once in the batch.
+/// Which of our rows (from 1) Postgres has with another payload, and the lowest transaction of
+/// those that it has as they are: whoever stored them may have died before their members were in
+/// Redis. Reads by primary key, a row each: the LIMIT leaves the planner no other way, where a join
+/// of a table without statistics once read all that was stored between the first time and the last,
+/// more with every batch. $5 and $6, those times, let it leave out all other partitions. The JSON
+/// of a row that our own statement has just stored ($7) is not parsed a second time, except where
+/// its key comes more than once in the batch.
 ///
 /// The message closes a gap of synchronous replication: where a first writer's backend was ended
 /// while it waited for the standby, its rows are visible here and maybe nowhere else, and a
@@ -78,8 +78,8 @@ pub async fn insert(
     Ok((usize::try_from(inserted).unwrap_or_default(), txid))
 }
 
-/// Rows of `part` that are stored with another payload, and the lowest transaction of those that are
-/// stored as they are. `txid` has just stored the others.
+/// Rows of `part` that are stored with another payload, and the lowest transaction of those that
+/// are stored as they are. `txid` has just stored the others.
 pub async fn conflicts(
     link: &mut Link,
     rows: &[Row<'_>],

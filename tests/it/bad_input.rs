@@ -175,8 +175,8 @@ async fn what_postgres_refuses_is_dead_lettered_alone() {
     rig.finish(&oracle, vec![worker]).await;
 }
 
-/// The last resort, as no JSON is known that the decoder lets through and `jsonb` will not have: which
-/// of the payloads is bad is told by their places, and the good ones are not named.
+/// The last resort, as no JSON is known that the decoder lets through and `jsonb` will not have:
+/// which of the payloads is bad is told by their places, and the good ones are not named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_database_tells_which_payloads_are_bad() {
     let rig = Rig::new(DEFAULT_SETS).await;
@@ -185,8 +185,8 @@ async fn the_database_tells_which_payloads_are_bad() {
     assert_eq!(rig.pg().await.texts(found).await, ["2 22P05", "4 22003", "5 22P02"]);
 }
 
-/// Numbers that are floats to most readers and that jsonb will not have: known before they could fail
-/// a whole batch.
+/// Numbers that are floats to most readers and that jsonb will not have: known before they could
+/// fail a whole batch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_number_that_jsonb_cannot_hold_fails_no_batch() {
     let rig = Rig::new(DEFAULT_SETS).await;

@@ -1,6 +1,7 @@
 //! Passwords that nobody could mistake, in every URL and in every file of one, through a run with
 //! faults at the most talkative log level: they are never seen again. Not in a log, a metric, an
-//! answer of the ops endpoint or to a reader, the error of a command or a command line, a child's neither.
+//! answer of the ops endpoint or to a reader, the error of a command or a command line, a child's
+//! neither.
 
 use std::collections::BTreeMap;
 use std::fs;

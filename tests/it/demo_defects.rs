@@ -1,5 +1,6 @@
-//! What the demo before Rollcall got wrong, each a test: it cannot come back. (The gap between INSERT
-//! and SADD is `crash`, a replay that adds a row `contract`, deletes that reach the sets `forget`.)
+//! What the demo before Rollcall got wrong, each a test: it cannot come back. (The gap between
+//! INSERT and SADD is `crash`, a replay that adds a row `contract`, deletes that reach the sets
+//! `forget`.)
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! The examples, run as a reader of them would: real programs in their languages, against real servers,
-//! and with the link cut where it hurts.
+//! The examples, run as a reader of them would: real programs in their languages, against real
+//! servers, and with the link cut where it hurts.
 
 mod django;
 mod migration;
@@ -67,8 +67,8 @@ fn cut_to_microseconds(at: &str) -> String {
     }
 }
 
-/// The reply to an event is lost with its connection; then the reply to the retry; then another's. The
-/// broker has three messages more than there are events, and each event is stored once.
+/// The reply to an event is lost with its connection; then the reply to the retry; then another's.
+/// The broker has three messages more than there are events, and each event is stored once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_producer_publishes_is_there_once_though_its_link_is_cut_in_a_retry() {
     let mut producer = Producer::new(seed());
@@ -92,8 +92,8 @@ async fn what_a_producer_publishes_is_there_once_though_its_link_is_cut_in_a_ret
     }
 }
 
-/// A queue that was never bound, or is gone: no producer takes its event for published, or tries for
-/// long what will fare the same.
+/// A queue that was never bound, or is gone: no producer takes its event for published, or tries
+/// for long what will fare the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_no_queue_takes_is_an_error_of_its_producer() {
     let rig = Rig::new(DEFAULT_SETS).await;

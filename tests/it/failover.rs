@@ -61,8 +61,8 @@ async fn what_the_choice_of_the_sentinels_lacks_is_made_good() {
     scene.finish(&rig).await;
 }
 
-/// What becomes of the workers: they have work after the failover, or none; or all of them end before
-/// it, and others come after it.
+/// What becomes of the workers: they have work after the failover, or none; or all of them end
+/// before it, and others come after it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Meanwhile {
     Busy,

@@ -1,4 +1,5 @@
-//! `manage forget`: what holds a value goes, and of its members exactly those that nothing supports.
+//! `manage forget`: what holds a value goes, and of its members exactly those that nothing
+//! supports.
 
 use serde_json::{Value, json};
 

@@ -50,8 +50,8 @@ async fn expect(oracle: &mut Oracle, old: &mut Pg) {
     }
 }
 
-/// The same rows are the same events, byte for byte, whatever the time zone of the database, however
-/// they are packed, and in both forms of a query.
+/// The same rows are the same events, byte for byte, whatever the time zone of the database,
+/// however they are packed, and in both forms of a query.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_is_stored_once_however_often_it_is_imported() {
     let mut rig = Rig::new(DEFAULT_SETS).await;
@@ -194,8 +194,8 @@ async fn an_event_of_many_lines_stays_one() {
     rig.finish(&oracle, vec![worker]).await;
 }
 
-/// A row without an event ends it, by its number: nothing is left out in silence. What a worker will
-/// refuse is not its affair.
+/// A row without an event ends it, by its number: nothing is left out in silence. What a worker
+/// will refuse is not its affair.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_without_an_event_is_named_and_a_bad_event_is_published() {
     let mut rig = Rig::new(DEFAULT_SETS).await;
@@ -222,8 +222,8 @@ async fn an_import_holds_a_page_of_the_rows() {
     old_table(&mut rig, 1).await;
     let amqp = rig.amqp().await;
     let mut published = 0;
-    // Of 200 MB of small rows all are in memory where there is no page, and of the heavy ones 400 MB
-    // where a page is not bounded by its weight; the first page of those is a small one anyhow.
+    // Of 200 MB of small rows all are in memory where there is no page, and of the heavy ones 400
+    // MB where a page is not bounded by its weight; the first page of those is a small one anyhow.
     for (rows, bytes, rate, enough) in [(200_000, 1000, "2000", 1000), (500, 800_000, "100", 30)] {
         let query = format!(
             "SELECT jsonb_build_object('id', n, 'text', repeat('p', {bytes})) AS event

@@ -177,8 +177,8 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(status.expect("cp runs").success(), "cp {from:?} {to:?}");
 }
 
-/// Another program's value in the place of a set: all else is added, nobody takes it away unasked, and
-/// a repair puts the set there.
+/// Another program's value in the place of a set: all else is added, nobody takes it away unasked,
+/// and a repair puts the set there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_another_type_is_set_aside_until_it_is_repaired() {
     let rig = Rig::new(DEFAULT_SETS).await;

@@ -1,4 +1,5 @@
-//! P6: memory is bounded by configuration, whatever arrives, and a bound that cannot be kept is refused.
+//! P6: memory is bounded by configuration, whatever arrives, and a bound that cannot be kept is
+//! refused.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! The page in a real browser: it says what is, plainly, to everybody, and never more than it knows.
+//! The page in a real browser: it says what is, plainly, to everybody, and never more than it
+//! knows.
 
 mod everyone;
 mod scenes;

@@ -14,8 +14,8 @@ use crate::harness::{LONG, Producer, Redis, Reply, Rig, Rng, eventually, names, 
 const SETS: &str = "users=username by_city=username@city daily=username/day about=username~";
 /// Between two looks of the reader.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long a member that was seen may be absent: in the long run, which has the machine for itself,
-/// and beside the other tests.
+/// How long a member that was seen may be absent: in the long run, which has the machine for
+/// itself, and beside the other tests.
 const ABSENT_MAX: Duration = Duration::from_secs(1);
 const ABSENT_MAX_BUSY: Duration = Duration::from_secs(10);
 /// Members that the reader keeps an eye on.
@@ -137,8 +137,8 @@ async fn assert_nothing_is_left_over(rig: &Rig) {
     }
 }
 
-/// Workers ingest, a reader reads, and the sets are rebuilt again and again; the rebuilder is killed
-/// as often, at any moment; and two rebuild at once.
+/// Workers ingest, a reader reads, and the sets are rebuilt again and again; the rebuilder is
+/// killed as often, at any moment; and two rebuild at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rebuilds_under_load_lose_nothing_and_invent_nothing() {
     let seed = seed();
@@ -198,7 +198,8 @@ async fn rebuilds_under_load_lose_nothing_and_invent_nothing() {
     assert_nothing_is_left_over(&rig).await;
 }
 
-/// Rebuilt before every worker has it, a set lacks what comes: readers are not told that it is whole.
+/// Rebuilt before every worker has it, a set lacks what comes: readers are not told that it is
+/// whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_set_that_a_worker_does_not_keep_is_unknown_though_it_was_filled() {
     let mut rig = Rig::new("users=username").await;
@@ -322,8 +323,8 @@ async fn a_rebuild_takes_out_what_nothing_supports() {
     .await;
 }
 
-/// Wherever a rebuilder dies, the next look of a worker makes good what it left undone: members that
-/// were added to the old sets after its last pass, and what it had put aside.
+/// Wherever a rebuilder dies, the next look of a worker makes good what it left undone: members
+/// that were added to the old sets after its last pass, and what it had put aside.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuilder_that_dies_anywhere_leaves_nothing_undone() {
     let seed = seed();
@@ -349,8 +350,8 @@ async fn a_rebuilder_that_dies_anywhere_leaves_nothing_undone() {
     }
 }
 
-/// What it was making is gone in time without anybody's doing. And while its counter is there no set
-/// of it has expired, or less than a whole one might be put in place.
+/// What it was making is gone in time without anybody's doing. And while its counter is there no
+/// set of it has expired, or less than a whole one might be put in place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_rebuilder_leaves_expires_and_its_counter_first() {
     let rig = Rig::new(SETS).await;

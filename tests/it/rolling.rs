@@ -1,4 +1,5 @@
-//! A rolling deploy: workers are told to go and replaced one by one, under load, and nobody notices.
+//! A rolling deploy: workers are told to go and replaced one by one, under load, and nobody
+//! notices.
 
 use std::time::Duration;
 

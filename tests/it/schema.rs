@@ -76,8 +76,8 @@ async fn an_array_is_judged_by_its_elements() {
     }
 }
 
-/// What a schema cannot say: it takes these, the worker does not, and gives the reason. Who adds one
-/// to the list has tried to put it into the schema.
+/// What a schema cannot say: it takes these, the worker does not, and gives the reason. Who adds
+/// one to the list has tried to put it into the schema.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_schema_cannot_say_is_known() {
     let mut producer = Producer::new(seed());
@@ -131,8 +131,9 @@ async fn what_a_schema_cannot_say_is_known() {
     rig.finish(&oracle, vec![worker]).await;
 }
 
-/// Every reference of the AsyncAPI document leads somewhere, and what it says of dead letters is what
-/// they are. ROLLCALL_TEST_ASYNCAPI names the schema of AsyncAPI 3 itself: see `make asyncapi`.
+/// Every reference of the AsyncAPI document leads somewhere, and what it says of dead letters is
+/// what they are. ROLLCALL_TEST_ASYNCAPI names the schema of AsyncAPI 3 itself: see `make
+/// asyncapi`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_asyncapi_document_says_what_is_there() {
     let rig = rig().await;
@@ -228,7 +229,8 @@ async fn refused(rig: &Rig, cases: &Cases) -> BTreeSet<String> {
 }
 
 /// Waits until so many are stored or dead-lettered; the dead letters' bodies. A letter may be there
-/// twice, after a stall: so they count when nothing waits or is held any more, and by what they say.
+/// twice, after a stall: so they count when nothing waits or is held any more, and by what they
+/// say.
 async fn settled(rig: &Rig, count: usize) -> BTreeSet<String> {
     eventually(LONG, "every message to be judged", async || match seen(rig).await {
         n if n >= count => Ok(()),

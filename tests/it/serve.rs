@@ -329,7 +329,8 @@ async fn a_redis_that_is_away_is_told_in_time_and_found_again() {
             }
         })
         .await;
-        // Once that is known nobody waits to hear it again. The quickest of some, as a machine may be slow.
+        // Once that is known nobody waits to hear it again. The quickest of some, as a machine may
+        // be slow.
         let mut quickest = Duration::MAX;
         for _ in 0..5 {
             let began = std::time::Instant::now();

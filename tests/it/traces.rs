@@ -350,8 +350,8 @@ fn oracle_without(rig: &Rig, before: &[serde_json::Value], during: &[serde_json:
     oracle
 }
 
-/// Silent, refusing, or not there at all: ingest goes on as if there were none, the log has one line
-/// about it, and the drain waits no longer than its two seconds.
+/// Silent, refusing, or not there at all: ingest goes on as if there were none, the log has one
+/// line about it, and the drain waits no longer than its two seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_takes_nothing_is_in_nobodys_way() {
     const ROUNDS: usize = 12;

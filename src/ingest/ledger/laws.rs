@@ -1,6 +1,6 @@
 //! The ledger against a model of Redis that comes back with any prefix of its commands, of Postgres
-//! with overlapping transactions, and of a repairer; every step of every process in any order. In the
-//! end each acknowledged row's member must be there. One seed is one run.
+//! with overlapping transactions, and of a repairer; every step of every process in any order. In
+//! the end each acknowledged row's member must be there. One seed is one run.
 
 mod process;
 mod redis;

@@ -1,5 +1,5 @@
-//! A model of RabbitMQ as a worker's connection sees it: it is lost, refuses, takes a consumer away,
-//! swallows an ack. What it was sending to a consumer that is cancelled counts as returned.
+//! A model of RabbitMQ as a worker's connection sees it: it is lost, refuses, takes a consumer
+//! away, swallows an ack. What it was sending to a consumer that is cancelled counts as returned.
 
 use std::collections::VecDeque;
 use std::time::Duration;

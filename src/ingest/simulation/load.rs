@@ -1,5 +1,5 @@
-//! What producers publish, and what each element of it must become. Written without the decoder: the
-//! generator knows what it made.
+//! What producers publish, and what each element of it must become. Written without the decoder:
+//! the generator knows what it made.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! A model of Redis: sets, and a key of another type. Each command is whole or not at all; a batch of
-//! them is not.
+//! A model of Redis: sets, and a key of another type. Each command is whole or not at all; a batch
+//! of them is not.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A model of a quorum queue: who has what, what comes back, and the dead letters. It counts returns
-//! as 3.10 does.
+//! A model of a quorum queue: who has what, what comes back, and the dead letters. It counts
+//! returns as 3.10 does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use super::world::World;
 
 /// Returns before a message is dead-lettered. Far above what the faults of one run can cause.
 const DELIVERY_LIMIT: u64 = 30;
-/// A hold, and the longest try at its end: a statement that hangs, or a search for bad rows in which
-/// each of a hundred statements is slow.
+/// A hold, and the longest try at its end: a statement that hangs, or a search for bad rows in
+/// which each of a hundred statements is slow.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(HOLD_MAX.as_secs() + 80);
 
 pub struct Letter {

@@ -1,5 +1,5 @@
-//! What an erasure did, or would do, told. Names the value, which the operator has given; no payload
-//! and no other member.
+//! What an erasure did, or would do, told. Names the value, which the operator has given; no
+//! payload and no other member.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,9 @@
 //! The span of a batch, and of its steps: `process <queue>` with `store` and `projection` below it.
 //!
-//! A step that waits tells of it by [`held`], which finds its span in the context that OpenTelemetry
-//! keeps for the task that runs. Whatever is done here is done in memory: the SDK's own thread sends,
-//! from a queue that is bounded and drops what is too much. Never waits, but in `close`.
+//! A step that waits tells of it by [`held`], which finds its span in the context that
+//! OpenTelemetry keeps for the task that runs. Whatever is done here is done in memory: the SDK's
+//! own thread sends, from a queue that is bounded and drops what is too much. Never waits, but in
+//! `close`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -28,8 +29,8 @@ const LINKS_MAX: usize = 128;
 pub struct Spans(Option<(SdkTracerProvider, SdkTracer)>);
 
 impl Spans {
-    /// As OpenTelemetry's own variables say. A mistake in them is told, and stops nothing: spans are
-    /// not what a worker is for.
+    /// As OpenTelemetry's own variables say. A mistake in them is told, and stops nothing: spans
+    /// are not what a worker is for.
     pub fn start() -> Spans {
         let Some((variable, endpoint)) = collector() else { return Spans::default() };
         let shown = redact::endpoint(&endpoint, &["http", "https"]);

@@ -131,7 +131,8 @@ async fn what_pods_are_told_fits_the_program() {
     }
 }
 
-/// Policies, budgets and the Service select pods that there are, and let in the ports that they have.
+/// Policies, budgets and the Service select pods that there are, and let in the ports that they
+/// have.
 #[test]
 fn what_selects_pods_finds_some() {
     let components: BTreeSet<String> = pods()

@@ -1,5 +1,5 @@
-//! `deploy/systemd`: units that fit the program. That systemd understands them, and how exposed they
-//! are, is checked by `make deploy-check`.
+//! `deploy/systemd`: units that fit the program. That systemd understands them, and how exposed
+//! they are, is checked by `make deploy-check`.
 
 use std::collections::BTreeMap;
 use std::fs;

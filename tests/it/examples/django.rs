@@ -1,5 +1,5 @@
-//! The Django application: a row and its event in one transaction, an outbox that is published, counts
-//! that come from Redis.
+//! The Django application: a row and its event in one transaction, an outbox that is published,
+//! counts that come from Redis.
 
 use std::net::SocketAddr;
 

@@ -170,7 +170,8 @@ impl Amqp {
                 Act::Publish(exchange) => {
                     let options = BasicPublishOptions::default();
                     let of = BasicProperties::default();
-                    // The refusal closes the channel, and is the answer to what waits for a confirm.
+                    // The refusal closes the channel, and is the answer to what waits for a
+                    // confirm.
                     channel.confirm_select(ConfirmSelectOptions::default()).await?;
                     let sent =
                         channel.basic_publish(exchange.into(), "x".into(), options, b"{}", of);

@@ -1,5 +1,5 @@
-//! An OpenTelemetry collector, as far as a worker sees one: it takes OTLP over HTTP, keeps the spans,
-//! and can refuse or be silent.
+//! An OpenTelemetry collector, as far as a worker sees one: it takes OTLP over HTTP, keeps the
+//! spans, and can refuse or be silent.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

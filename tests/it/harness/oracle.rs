@@ -149,7 +149,8 @@ fn definition(text: &str) -> Definition {
     }
 }
 
-/// `2026-11-23T10`, `2026-11-23`, `2026-11`: only for times written in UTC, as the tests write them.
+/// `2026-11-23T10`, `2026-11-23`, `2026-11`: only for times written in UTC, as the tests write
+/// them.
 fn bucket(window: &str, occurred_at: &str) -> String {
     assert!(occurred_at.ends_with('Z'), "{occurred_at} is not in UTC");
     let length = match window {

@@ -85,8 +85,8 @@ fn producer() -> PathBuf {
         if folder.ends_with("release") {
             build.arg("--release");
         }
-        // What cargo has set for the tests would be news to build scripts, and half of the crates be
-        // built anew; and again by the next cargo that is run outside of them.
+        // What cargo has set for the tests would be news to build scripts, and half of the crates
+        // be built anew; and again by the next cargo that is run outside of them.
         for (name, _) in std::env::vars_os() {
             let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
             if ours.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {

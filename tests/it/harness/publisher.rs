@@ -101,8 +101,9 @@ impl Publisher {
         self.confirmed.load(Ordering::Relaxed)
     }
 
-    /// Lets it come to its end at this many events, or where it is already, and tells the oracle. All that was issued is then confirmed, so the
-    /// oracle's rows are both what must be there and all that may be.
+    /// Lets it come to its end at this many events, or where it is already, and tells the oracle.
+    /// All that was issued is then confirmed, so the oracle's rows are both what must be there and
+    /// all that may be.
     pub async fn finish(mut self, events: u64, oracle: &mut Oracle) -> Published {
         self.end_pace();
         self.allow(events);

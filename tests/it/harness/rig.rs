@@ -225,7 +225,8 @@ impl Rig {
         Terminal::start(args, &env)
     }
 
-    /// Runs it until it need not be tried later: the server may still be at what a killed one began.
+    /// Runs it until it need not be tried later: the server may still be at what a killed one
+    /// began.
     pub async fn cli_at_last(&self, args: &[&str]) -> Run {
         eventually(LONG, "a command to get its turn", async || match self.cli(args).await {
             run if run.code == Some(75) => Err(run.stderr),

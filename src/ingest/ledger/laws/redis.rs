@@ -1,5 +1,5 @@
-//! A model of Redis as the ledger sees it: commands in order, any prefix of which may be all that is
-//! left.
+//! A model of Redis as the ledger sees it: commands in order, any prefix of which may be all that
+//! is left.
 
 use std::collections::{BTreeSet, HashMap};
 
