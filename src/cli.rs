@@ -106,7 +106,7 @@ Example, in a Dockerfile:
 Example:
   rollcall settings | grep _BYTES")]
     Settings(Output),
-    /// Print what makes a shell complete these commands
+    /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
   rollcall completions bash > ~/.local/share/bash-completion/completions/rollcall
@@ -205,7 +205,7 @@ Examples:
     Verify {
         /// Names of sets, as in ROLLCALL_SETS [default: all]
         set: Vec<String>,
-        /// Look at so many events instead of all: finds that much is missing, not that little is
+        /// Look at so many events instead of all: finds widespread loss, may miss a little
         #[arg(long, value_name = "N", conflicts_with = "repair")]
         #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
         sample: Option<u64>,
@@ -225,7 +225,7 @@ Examples:
 Example, once no worker has the set any more:
   rollcall manage prune --dry-run && rollcall manage prune")]
     Prune {
-        /// Say what would go, and leave it
+        /// Show what would go; change nothing
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -327,6 +327,8 @@ Examples:
         output: Output,
     },
     /// Whether something is a member of a set: `yes` or `no`, or `unknown` (exit code 75)
+    ///
+    /// One line a member. Both `yes` and `no` are answers, with exit code 0.
     #[command(after_help = "\
 Examples:
   rollcall read contains users ann

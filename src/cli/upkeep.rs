@@ -23,7 +23,7 @@ pub struct ForgetArgs {
     /// A dotted path into the event, and the value there, as text
     #[arg(value_name = "FIELD=VALUE", value_parser = field_and_value)]
     pub what: FieldValue,
-    /// Say what would go, and leave it
+    /// Show what would go; change nothing
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub struct FieldValue {
 /// How to drop partitions.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct RetentionArgs {
-    /// Say what would go, and leave it
+    /// Show what would go; change nothing
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]

@@ -61,8 +61,8 @@ impl fmt::Display for Rule {
             Rule::Whole { unit, min, max } => {
                 write!(f, "a whole number of {unit} from {min} to {max}")
             }
-            Rule::Flag => f.write_str("true or false"),
-            Rule::OneOf(words) => f.write_str(&words.join(" or ")),
+            Rule::Flag => f.write_str("`true` or `false`"),
+            Rule::OneOf(words) => write!(f, "`{}`", words.join("` or `")),
             Rule::Url(schemes) => {
                 write!(f, "a URL that starts with {}://", schemes.join(":// or "))
             }
@@ -137,14 +137,14 @@ const fn whole(unit: &'static str, min: u64, max: u64) -> Rule {
 settings! {
 Plain [""] {
 amqp_url AMQP_URL unset "amqp://rollcall:change-me@127.0.0.1:5672/%2f", AMQP,
-    "RabbitMQ, with user, password and virtual host. TLS by amqps, with files as below.";
+    "RabbitMQ, user and virtual host too. TLS by amqps; sslrootcert, sslcert, sslkey name files.";
 database_url DATABASE_URL unset "postgres://rollcall:change-me@127.0.0.1:5432/rollcall", POSTGRES,
     "Postgres, the primary. TLS by ?sslmode=verify-full; sslrootcert, sslcert, sslkey name files.";
 database_replica_url DATABASE_REPLICA_URL
     unset "postgres://rollcall:change-me@127.0.0.1:5433/rollcall", POSTGRES,
     "A Postgres replica for long reads; without it they go to the primary.";
 redis_url REDIS_URL unset "redis://rollcall:change-me@127.0.0.1:6379/0", REDIS,
-    "Redis or Valkey: one server, a cluster or sentinels. TLS by rediss, with files as above.";
+    "Redis or Valkey: one server, a cluster or sentinels. TLS by rediss; files as for AMQP_URL.";
 rust_log RUST_LOG text "info,lapin=off,fred=warn,sqlx=warn", Rule::LogFilter,
     "What is logged.";
 }
@@ -166,7 +166,7 @@ delivery_limit ROLLCALL_DELIVERY_LIMIT text "50", whole("deliveries", 2, 1_000_0
 declare_topology ROLLCALL_DECLARE_TOPOLOGY text "true", Rule::Flag,
     "Whether a worker declares the exchanges and queues that are missing.";
 amqp_timeout_secs ROLLCALL_AMQP_TIMEOUT_SECS text "10", whole("seconds", 1, 300),
-    "For declaring and each confirm; of that for connecting 5 s, or a quarter if it is more.";
+    "Limit for declares and each confirm; connecting gets 5 s, or a quarter of it if that is more.";
 
 lanes ROLLCALL_LANES text "2", whole("lanes", 1, 16),
     "Lanes of one worker: each a channel, a consumer and a Postgres connection.";
@@ -174,10 +174,10 @@ lanes ROLLCALL_LANES text "2", whole("lanes", 1, 16),
 prefetch_max ROLLCALL_PREFETCH_MAX text "4000", whole("deliveries", 1, 65_535),
     "Unacknowledged deliveries of one lane, once it runs warm.";
 prefetch_bytes ROLLCALL_PREFETCH_BYTES text "25165824", whole("bytes", 65_536, 1 << 32),
-    "What the prefetched messages of one lane may weigh together.";
+    "What the prefetched messages of one lane may weigh in all.";
 memory_max_bytes ROLLCALL_MEMORY_MAX_BYTES
     unset "268435456", whole("bytes", 1 << 26, 1 << 40),
-    "What a worker may take; unless set, what its control group or else the machine allows.";
+    "Memory that a worker may take; unless set, what its control group or the machine allows.";
 batch_events_max ROLLCALL_BATCH_EVENTS_MAX text "4000", whole("events", 1, 20_000),
     "A batch closes at this many events, or at half of the prefetch.";
 batch_bytes_max ROLLCALL_BATCH_BYTES_MAX text "4194304", whole("bytes", 1024, 1 << 28),
@@ -192,9 +192,9 @@ breaker_percent ROLLCALL_BREAKER_PERCENT text "50", whole("per cent", 0, 100),
 breaker_events ROLLCALL_BREAKER_EVENTS text "1000", whole("events", 1, 10_000_000),
     "How many events that share is judged by.";
 breaker_wait_secs ROLLCALL_BREAKER_WAIT_SECS text "300", whole("seconds", 1, 86_400),
-    "How long until it consumes again by itself; POST /resume to the ops endpoint says now.";
+    "When it consumes again by itself; POST /resume on the ops endpoint makes it do so at once.";
 watchdog_secs ROLLCALL_WATCHDOG_SECS text "60", whole("seconds", 1, 86_400),
-    "A session that is given nothing for so long while messages are ready is made anew.";
+    "A session that receives nothing for this long while messages are ready is replaced.";
 drain_secs ROLLCALL_DRAIN_SECS text "25", whole("seconds", 1, 1699),
     "The time to finish after SIGTERM. Keep it below the stop timeout of what runs Rollcall.";
 retry_min_ms ROLLCALL_RETRY_MIN_MS text "100", whole("milliseconds", 1, 60_000),
@@ -234,10 +234,10 @@ partitions_ahead ROLLCALL_PARTITIONS_AHEAD text "3", whole("partitions", 1, 60),
     "Partitions made ahead of the one that holds now.";
 // With the longest hold this stays below RabbitMQ's 1800 s.
 store_timeout_secs ROLLCALL_STORE_TIMEOUT_SECS text "20", whole("seconds", 1, 90),
-    "For each statement; of that for connecting 5 s, or a quarter if it is more.";
+    "Limit for each statement; connecting gets 5 s, or a quarter of it if that is more.";
 
 redis_timeout_ms ROLLCALL_REDIS_TIMEOUT_MS text "5000", whole("milliseconds", 50, 60_000),
-    "For connecting to Redis and each command.";
+    "Limit for connecting to Redis and for each command.";
 redis_hold_secs ROLLCALL_REDIS_HOLD_SECS text "60", whole("seconds", 0, 1700),
     "How long a lane holds for Redis; then ingest goes on, and sets are caught up from Postgres.";
 window_hour_ttl_days ROLLCALL_WINDOW_HOUR_TTL_DAYS text "7", whole("days", 1, 36_500),
@@ -262,9 +262,9 @@ serve_requests_per_second_max ROLLCALL_SERVE_REQUESTS_PER_SECOND_MAX
 serve_streams_max ROLLCALL_SERVE_STREAMS_MAX text "64", whole("streams", 1, 5_000),
     "Listeners to /api/live at once, fewer than connections; more are refused with 429.";
 serve_timeout_ms ROLLCALL_SERVE_TIMEOUT_MS text "2000", whole("milliseconds", 50, 60_000),
-    "For one answer; then it is 503.";
+    "Limit for one answer; then it is 503.";
 serve_cors_origin ROLLCALL_SERVE_CORS_ORIGIN unset "https://example.org", Rule::Origin,
-    "Whose web pages may read the answers: one origin, or *. Only the own page unless set.";
+    "Whose web pages may read the answers: one origin, or *. Unless set, only its own page.";
 log_format ROLLCALL_LOG_FORMAT unset "json", Rule::OneOf(&["human", "json"]),
     "How log lines look; human on a terminal and json elsewhere unless set.";
 }
