@@ -17,6 +17,7 @@ use crate::cli::{self, Outcome};
 use crate::config;
 use crate::progress::Progress;
 use crate::retry::Class;
+use crate::terminal::shortened;
 
 /// Digits of an id in the table: 32 bits, so two among a thousand letters rarely share them.
 const ID_DIGITS: usize = 8;
@@ -169,7 +170,7 @@ fn id_prefix(text: &str) -> Result<String, DeadLettersError> {
     let right = (1..=32).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
     match right {
         true => Ok(digits.to_ascii_lowercase()),
-        false => Err(DeadLettersError::NotAnId { text: clean(text, 40) }),
+        false => Err(DeadLettersError::NotAnId { text: shortened(text, 40) }),
     }
 }
 
@@ -235,11 +236,11 @@ fn write_list(out: &mut impl Write, letters: &[Letter], json: bool) -> io::Resul
         .chain(letters.iter().map(|letter| {
             [
                 letter.id.simple().to_string()[..ID_DIGITS].to_owned(),
-                clean(&letter.reason, 40),
+                shortened(&letter.reason, 40),
                 first_seen(letter),
-                clean(&letter.original_routing_key, 30),
+                shortened(&letter.original_routing_key, 30),
                 HumanBytes(letter.body.len() as u64).to_string(),
-                clean(&letter.detail, DETAIL_CHARS_MAX),
+                shortened(&letter.detail, DETAIL_CHARS_MAX),
             ]
         }))
         .collect();
@@ -269,24 +270,24 @@ fn write_letter(out: &mut impl Write, letter: &Letter, json: bool) -> io::Result
     }
     let rest = usize::MAX;
     writeln!(out, "id              {}", answer.id)?;
-    writeln!(out, "reason          {}", clean(answer.reason, rest))?;
-    writeln!(out, "detail          {}", clean(answer.detail, rest))?;
-    writeln!(out, "stage           {}", clean(answer.stage, rest))?;
+    writeln!(out, "reason          {}", shortened(answer.reason, rest))?;
+    writeln!(out, "detail          {}", shortened(answer.detail, rest))?;
+    writeln!(out, "stage           {}", shortened(answer.stage, rest))?;
     if let Some(sqlstate) = answer.sqlstate {
-        writeln!(out, "sqlstate        {}", clean(sqlstate, rest))?;
+        writeln!(out, "sqlstate        {}", shortened(sqlstate, rest))?;
     }
     writeln!(out, "first seen      {}", first_seen(letter))?;
     writeln!(out, "delivery count  {}", answer.delivery_count)?;
-    writeln!(out, "exchange        {}", clean(answer.exchange.unwrap_or("unknown"), rest))?;
-    writeln!(out, "routing key     {}", clean(answer.routing_key, rest))?;
-    writeln!(out, "content type    {}", clean(answer.content_type.unwrap_or("none"), rest))?;
+    writeln!(out, "exchange        {}", shortened(answer.exchange.unwrap_or("unknown"), rest))?;
+    writeln!(out, "routing key     {}", shortened(answer.routing_key, rest))?;
+    writeln!(out, "content type    {}", shortened(answer.content_type.unwrap_or("none"), rest))?;
     writeln!(out, "size            {} bytes", answer.size_bytes)?;
     if answer.body_encoding == "base64" {
         writeln!(out, "\nbody, which is not UTF-8, as base64:")?;
     }
     writeln!(out)?;
     for line in answer.body.lines() {
-        writeln!(out, "{}", clean(line, rest))?;
+        writeln!(out, "{}", shortened(line, rest))?;
     }
     out.flush()
 }
@@ -308,7 +309,7 @@ fn write_counts(
     let mut rows: Vec<_> = counts.iter().collect();
     rows.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), *reason));
     for (reason, count) in rows {
-        writeln!(out, "{count:>10}  {}", clean(reason, 100))?;
+        writeln!(out, "{count:>10}  {}", shortened(reason, 100))?;
     }
     writeln!(out, "{total:>10}  in all")?;
     out.flush()
@@ -348,29 +349,6 @@ fn first_seen(letter: &Letter) -> String {
     // Whole seconds are enough for a person.
     let at = letter.first_seen.and_then(|at| at.replace_nanosecond(0).ok());
     at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// One line of at most `max` characters with nothing in it that steers a terminal: escape
-/// sequences, line breaks, and the marks that turn the direction of writing.
-fn clean(text: &str, max: usize) -> String {
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}')
-            || ('\u{202a}'..='\u{202e}').contains(&c)
-            || ('\u{2066}'..='\u{2069}').contains(&c)
-    };
-    let mut cleaned = String::with_capacity(text.len().min(max));
-    for (index, c) in text.chars().enumerate() {
-        if index == max {
-            cleaned.push('…');
-            break;
-        }
-        match steers(c) {
-            true => cleaned.extend(c.escape_default()),
-            false => cleaned.push(c),
-        }
-    }
-    cleaned
 }
 
 #[cfg(test)]

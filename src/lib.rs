@@ -41,7 +41,8 @@
 //! A reader asks Redis: [`read`] and [`top`] on a terminal, [`serve`] over HTTP, the third stream,
 //! which holds nothing but a way to read. [`snapshot`] is all that Redis tells at one moment, and
 //! [`pipeline`] what workers say there of themselves. An operator uses [`manage`] and
-//! [`dead_letters`]; [`health`] and [`telemetry`] tell how a worker is. [`app`] starts each role,
+//! [`dead_letters`]; [`health`] and [`telemetry`] tell how a worker is, and [`terminal`] keeps what others wrote
+//! from steering the reader's. [`app`] starts each role,
 //! and [`shutdown`] ends it.
 //!
 //! # Promises
@@ -141,5 +142,6 @@ pub mod serve;
 pub mod shutdown;
 pub mod snapshot;
 pub mod telemetry;
+pub mod terminal;
 pub mod tls;
 pub mod top;

@@ -106,10 +106,3 @@ fn an_id_may_be_shortened_as_long_as_it_is_clear() {
     let two = vec![letter(1, b"a"), letter(2, b"b")];
     assert!(matches!(the_one(two, "0"), Err(DeadLettersError::Ambiguous { .. })));
 }
-
-#[test]
-fn marks_that_turn_the_writing_are_escaped_and_length_is_bounded() {
-    assert_eq!(clean("a\u{202e}b", 9), "a\\u{202e}b");
-    assert_eq!(clean("ʻEwa Beach", 4), "ʻEwa…");
-    assert_eq!(clean("abcd", 4), "abcd");
-}

@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::projection::Projection;
 use crate::repair::{self, CaughtUp, Context, KeyFault, Pruned, Rebuilt, Repairer, Verified};
 use crate::telemetry::rfc3339;
+use crate::terminal::escaped;
 
 /// Runs one of them.
 pub async fn run(config: &Config, command: Manage) -> Result<Outcome> {
@@ -124,17 +125,17 @@ fn say_verified(verified: &Verified, limit: usize, output: Output) -> Result<Out
     }
     for (what, drifts) in [("missing", &verified.missing), ("phantom", &verified.phantom)] {
         for (key, member) in drifts.iter().take(limit) {
-            say!("{what:<9} {key} {member}");
+            say!("{what:<9} {} {}", escaped(key), escaped(member));
         }
         if drifts.len() > limit {
             say!("{what:<9} and {} more", drifts.len() - limit);
         }
     }
     for (key, fault) in &verified.faults {
-        say!("key       {key} {}", fault_text(*fault));
+        say!("key       {} {}", escaped(key), fault_text(*fault));
     }
     for one in &verified.estimates {
-        let (key, error) = (&one.key, one.error_percent());
+        let (key, error) = (escaped(&one.key), one.error_percent());
         let drifted = if one.drifted { ": drifted" } else { "" };
         let (estimate, exact) = (one.estimate, one.exact);
         say!("estimate  {key} {estimate} of exactly {exact}, {error:+.2} % off{drifted}");
@@ -214,10 +215,10 @@ fn say_pruned(pruned: &Pruned, dry_run: bool, output: Output) -> Result<Outcome>
     }
     let verb = if dry_run { "would go" } else { "gone" };
     for (set, keys) in &pruned.keys {
-        say!("{verb:<9} {set}: {keys} keys");
+        say!("{verb:<9} {}: {keys} keys", escaped(set));
     }
     for key in &pruned.foreign {
-        say!("left      {key}: holds no set");
+        say!("left      {}: holds no set", escaped(key));
     }
     if pruned.keys.is_empty() {
         say!("nothing to do: every key belongs to a set in ROLLCALL_SETS");

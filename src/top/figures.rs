@@ -51,13 +51,6 @@ pub fn seconds_between(from: Option<&str>, to: &str) -> Option<f64> {
     Some((parse(to)? - parse(from?)?).as_seconds_f64().max(0.0))
 }
 
-/// What a terminal may be given: nothing that moves its cursor, colours, or turns the direction of
-/// what follows.
-pub fn safe(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if c.is_control() || turns(c) { '?' } else { c }).collect()
-}
-
 /// In exactly so many columns, the end cut off or filled with blanks.
 pub fn left(text: &str, columns: usize) -> String {
     let cut = cut(text, columns);
@@ -139,13 +132,6 @@ mod tests {
         let from = Some("2026-11-23T10:00:00Z");
         assert_eq!(seconds_between(from, "2026-11-23T10:00:01.5Z"), Some(1.5));
         assert_eq!(seconds_between(None, "2026-11-23T10:00:01Z"), None);
-    }
-
-    #[test]
-    fn a_terminal_is_given_nothing_that_it_would_obey() {
-        let hostile = "a\x1b[2J\x07\u{9b}31m\r\n\u{202e}b";
-        assert_eq!(safe(hostile), "a?[2J??31m???b");
-        assert_eq!(safe("Fresno, 東京"), "Fresno, 東京");
     }
 
     #[test]

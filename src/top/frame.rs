@@ -2,12 +2,11 @@
 
 use unicode_width::UnicodeWidthStr as _;
 
-use super::figures::{
-    ago, bar, cut, known, left, line, rate, right, safe, seconds_between, span, whole,
-};
+use super::figures::{ago, bar, cut, known, left, line, rate, right, seconds_between, span, whole};
 use super::verdict::{self, Age, Level, Verdict};
 use crate::pipeline::Pipeline;
 use crate::snapshot::{SetSeen, Snapshot};
+use crate::terminal::covered;
 
 /// Buckets of a set that are shown; the page has more room.
 const BUCKETS_MAX: usize = 7;
@@ -175,7 +174,7 @@ impl Frame {
             let number = right(&format!("{mark}{}", known(cardinality)), NUMBER);
             let room = self.width.saturating_sub(self.name + NUMBER + 18);
             let moved = right(&moved(set, cardinality), 12);
-            let name = left(&safe(&set.name), self.name);
+            let name = left(&covered(&set.name), self.name);
             self.lines.push(
                 Line::of(Tone::Plain, format!("  {name}"))
                     .with(tone, number)
@@ -217,7 +216,7 @@ impl Frame {
 
     /// The set's name before the first row, and a bar after each.
     fn rows(&mut self, set: &SetSeen, rows: Option<Vec<(&str, u64)>>, note: &str) {
-        let name = safe(&set.name);
+        let name = covered(&set.name);
         let rows = match rows {
             Some(rows) if !rows.is_empty() => rows,
             other => {
@@ -232,7 +231,7 @@ impl Frame {
         let most = rows.iter().map(|(_, number)| *number).max().unwrap_or(0);
         for (row, (text, number)) in rows.into_iter().enumerate() {
             let name = left(if row == 0 { &name } else { "" }, self.name);
-            let (text, bar) = (left(&safe(text), label), bar(number, most, room));
+            let (text, bar) = (left(&covered(text), label), bar(number, most, room));
             let note =
                 if row == 0 && !note.is_empty() { format!("  {note}") } else { String::new() };
             self.lines.push(
@@ -263,7 +262,7 @@ fn dead_letters(pipeline: &Pipeline) -> String {
     }
     let reasons: Vec<String> = reasons
         .iter()
-        .map(|(reason, many)| format!("{} {}", safe(reason), whole(**many)))
+        .map(|(reason, many)| format!("{} {}", covered(reason), whole(**many)))
         .collect();
     format!("{}: {}", whole(total), reasons.join(", "))
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::figures::{safe, seconds_between, span, whole};
+use super::figures::{seconds_between, span, whole};
 use crate::snapshot::Snapshot;
+use crate::terminal::covered;
 
 /// Events wait and none was applied for so long.
 const HELD_SECS: f64 = 8.0;
@@ -46,7 +47,7 @@ pub fn of(snapshot: &Snapshot, age: Age) -> Verdict {
         return verdict(Level::Stale, "stale", &text);
     }
     if !snapshot.redis.ok {
-        let why = safe(snapshot.redis.error.as_deref().unwrap_or("no answer"));
+        let why = covered(snapshot.redis.error.as_deref().unwrap_or("no answer"));
         let text = format!("Counts are unknown until it answers. {why}");
         return verdict(Level::Gone, "Redis is away", &text);
     }
@@ -111,7 +112,7 @@ mod tests {
     fn live() -> Snapshot {
         Snapshot {
             at: "2026-11-23T10:00:00Z".to_owned(),
-            redis: RedisSeen { ok: true, error: None },
+            redis: RedisSeen::well(),
             known: true,
             generation: Some("g".to_owned()),
             state: Some("fresh"),
