@@ -1,8 +1,8 @@
 //! The one Redis connection of a process: made, watched, replaced, closed.
 //!
-//! fred reconnects by itself; what it cannot get out of (a router stuck in a big write to a hung
-//! server, a router that ended) is got out of by a new client. Never queues a command while there
-//! is no connection, never retries one for a caller.
+//! A client that lost its server, or is stuck in a big write to a hung one, is replaced by a new one,
+//! made as the URL and its files say by then; only to the nodes of a cluster fred reconnects by
+//! itself. Never queues a command while there is no connection, never retries one for a caller.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -216,8 +216,11 @@ impl Shared {
             }
         };
         if let Some(link) = old {
-            let timeouts = self.timeouts.load(Ordering::Relaxed);
-            tracing::warn!(timeouts, "redis connection is stuck or ended, making a new one");
+            // That a connection was lost its commands' callers say.
+            if !link.task.is_finished() {
+                let timeouts = self.timeouts.load(Ordering::Relaxed);
+                tracing::warn!(timeouts, "redis connection is stuck, making a new one");
+            }
             link.abort().await;
         }
         let link = Link::open(&self.settings).await?;
@@ -238,7 +241,7 @@ impl Link {
             config,
             Some(settings.performance.clone()),
             Some(settings.connection.clone()),
-            Some(settings.policy.clone()),
+            settings.policy.clone(),
         );
         let failed = |source| ProjectionError::connect(&settings.servers, tls, source);
         let mut connected = Box::pin(client.wait_for_connect());

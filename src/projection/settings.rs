@@ -22,8 +22,8 @@ use crate::tls::Files;
 const COMMAND_QUEUE_LEN: usize = 2 * COMMANDS_IN_FLIGHT_MAX as usize;
 /// A server that leaves a frame unanswered for this long is hung, however patient a command is.
 const UNRESPONSIVE_MAX: Duration = Duration::from_secs(8);
-/// fred's waits between tries to reconnect, in ms. Short at first (a restart takes a second), and
-/// never longer than an operator watching a recovery will bear.
+/// fred's waits between tries to reach the nodes of a cluster, in ms. Short at first (a restart takes
+/// a second), and never longer than an operator watching a recovery will bear.
 const RECONNECT_MIN_MS: u32 = 50;
 const RECONNECT_MAX_MS: u32 = 2_000;
 
@@ -32,7 +32,9 @@ pub(super) struct Settings {
     url: Secret,
     pub(super) performance: PerformanceConfig,
     pub(super) connection: ConnectionConfig,
-    pub(super) policy: ReconnectPolicy,
+    /// Of a cluster, whose other nodes go on while one is away. Of one server none: a client that
+    /// lost it ends, and the next one is made as the URL and its files say by then.
+    pub(super) policy: Option<ReconnectPolicy>,
     /// The addresses, for messages: never the credentials.
     pub(super) servers: Vec<Server>,
     pub(super) timeout: Duration,
@@ -41,7 +43,7 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn new(from: &config::Projection) -> Result<Settings, ProjectionError> {
         let timeout = from.timeout;
-        let servers = parse_url(from.url.at_start())?.server.hosts();
+        let server = parse_url(from.url.at_start())?.server;
         let performance =
             PerformanceConfig { default_command_timeout: timeout, ..Default::default() };
         let mut policy = ReconnectPolicy::new_exponential(0, RECONNECT_MIN_MS, RECONNECT_MAX_MS, 2);
@@ -50,8 +52,8 @@ impl Settings {
             url: from.url.clone(),
             performance,
             connection: connection(timeout),
-            policy,
-            servers,
+            policy: server.is_clustered().then_some(policy),
+            servers: server.hosts(),
             timeout,
         })
     }
@@ -144,6 +146,11 @@ mod tests {
         let cluster = settings("redis-cluster://127.0.0.1:7001?node=127.0.0.1:7002").unwrap();
         assert!(cluster.config().unwrap().server.is_clustered());
         assert_eq!(cluster.servers.len(), 2);
+        assert_eq!(
+            cluster.policy.map(|policy| policy.max_attempts()),
+            Some(0),
+            "it never gives up"
+        );
         let sentinel = "redis-sentinel://127.0.0.1:26379?sentinelServiceName=main";
         assert!(settings(sentinel).unwrap().config().unwrap().server.is_sentinel());
     }
@@ -174,7 +181,6 @@ mod tests {
             unresponsive.max_timeout.unwrap() + unresponsive.interval < UNRESPONSIVE_MAX * 5 / 4
         );
         assert_eq!(settings.connection.max_command_buffer_len, COMMAND_QUEUE_LEN);
-        assert_eq!(settings.policy.max_attempts(), 0);
         assert_eq!(settings.connection.max_command_attempts, 1);
     }
 }
