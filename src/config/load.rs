@@ -323,7 +323,7 @@ fn serve(r: &mut Reader) -> Serve {
     r.relation(
         &[&ROLLCALL_SERVE_STREAMS_MAX, &ROLLCALL_SERVE_CONNECTIONS_MAX],
         serve.streams_max < serve.connections_max,
-        "must rise: streams leave connections for requests",
+        "must rise in this order: streams leave connections for requests",
         "lower the first or raise the second",
     );
     serve

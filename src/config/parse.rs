@@ -117,11 +117,13 @@ impl Reader {
                     && first.is_some_and(|c| c.is_ascii_alphanumeric())
                     && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
             }
-            // A short string of AMQP has 255 bytes; amq. is the broker's own.
+            // A short string of AMQP has 255 bytes; amq. is the broker's own. A URL was meant for
+            // another variable, and a name is logged.
             Rule::Name => {
                 (1..=200).contains(&text.len())
                     && text.chars().all(|c| c.is_ascii_graphic())
                     && !text.starts_with("amq.")
+                    && !text.contains("://")
             }
             _ => true,
         };

@@ -70,7 +70,7 @@ impl fmt::Display for Rule {
                 "1 to 64 of the characters A-Z a-z 0-9 _ . -, the first a letter or a digit",
             ),
             Rule::Name => f.write_str(
-                "1 to 200 printable ASCII characters without spaces, not starting with `amq.`",
+                "1 to 200 printable ASCII characters without spaces, not starting with `amq.`, no URL",
             ),
             Rule::Sets => f.write_str(
                 "sets parted by spaces, each name=field[+field][@group][/hour|day|month][~]",

@@ -16,6 +16,9 @@ const FILE: &str = "_FILE";
 /// No setting is longer; a wrong path must not fill the memory.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
+/// What Postgres's driver would add to every URL by itself, with no way to take it back.
+const OF_DRIVER: [&str; 3] = ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY"];
+
 /// Where a value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -46,6 +49,11 @@ pub fn gather(
         let name = name.to_string_lossy();
         let own = SETTINGS.iter().find(|s| s.name == name);
         let file = SETTINGS.iter().find(|s| name.strip_suffix(FILE) == Some(s.name));
+        if OF_DRIVER.contains(&&*name) {
+            let why = "it would change every connection to Postgres: the URL says all there is";
+            problems.push(Problem::new(name, "must not be set").hint(why));
+            continue;
+        }
         match (own, file) {
             _ if value.is_empty() => {
                 if own.is_none() && file.is_none() {

@@ -167,11 +167,11 @@ impl Link {
 fn options(url: &str, limit: Duration) -> Result<PgConnectOptions, StoreError> {
     let given = Given::read(url).map_err(|rule| StoreError::Url { rule: rule.to_owned() })?;
     // The message of the driver names the parameter or the rule, not the URL.
-    let mut options = PgConnectOptions::from_str(url).map_err(|error| StoreError::Url {
-        rule: format!("cannot be read: {}", innermost(&error)),
+    let mut options = PgConnectOptions::from_str(&given.whole).map_err(|error| {
+        StoreError::Url { rule: format!("cannot be read: {}", innermost(&error)) }
     })?;
-    // The driver fills gaps from PGPORT, PGSSLMODE, PGPASSWORD and .pgpass. What is not in the URL
-    // would differ from shell to service; so the gaps get the plain defaults.
+    // The driver fills gaps from PGPORT, PGSSLMODE and the like. What is not in the URL would differ
+    // from shell to service; so the gaps get the plain defaults.
     if !given.port {
         options = options.port(5432);
     }
@@ -184,9 +184,6 @@ fn options(url: &str, limit: Duration) -> Result<PgConnectOptions, StoreError> {
         (true, PgSslMode::Require) if files.has_ca() => options.ssl_mode(PgSslMode::VerifyCa),
         (true, _) => options,
     };
-    if !given.password {
-        options = options.password("");
-    }
     let millis = |time: Duration| time.as_millis().max(1).to_string();
     Ok(options
         .application_name("rollcall")
@@ -247,8 +244,10 @@ fn target(options: &PgConnectOptions) -> String {
 #[derive(Debug)]
 struct Given {
     port: bool,
-    password: bool,
     sslmode: bool,
+    /// The URL, with a password: where it has none the driver would look into PGPASSWORD and
+    /// .pgpass, and log the lines of that file which it cannot read.
+    whole: String,
 }
 
 impl Given {
@@ -286,10 +285,15 @@ impl Given {
         if path.is_empty() && !parameter(&["dbname"]) {
             return Err("names no database, as in postgres://user:password@host/database");
         }
+        let whole = match (password.is_empty() && !parameter(&["password"]), query) {
+            (false, _) => url.to_owned(),
+            (true, "") => format!("{}?password=", url.trim_end_matches('?')),
+            (true, _) => format!("{url}&password="),
+        };
         Ok(Given {
             port: !port.is_empty() || parameter(&["port"]),
-            password: !password.is_empty() || parameter(&["password"]),
             sslmode: parameter(&["sslmode", "ssl-mode"]),
+            whole,
         })
     }
 }
@@ -320,6 +324,8 @@ mod tests {
         let cases = [
             ("postgres://u:p@h:1/d?sslmode=require", [true, true, true]),
             ("postgresql://u@h/d", [false, false, false]),
+            ("postgresql://u@h/d?", [false, false, false]),
+            ("postgres://u@h/d?sslmode=require", [false, false, true]),
             ("postgres://u@[::1]/d", [false, false, false]),
             ("postgres://u@[::1]:5433/d", [true, false, false]),
             ("postgres://u:a%40b@%2Ftmp%2Fpg:5433/d", [true, true, false]),
@@ -327,7 +333,11 @@ mod tests {
         ];
         for (url, wanted) in cases {
             let given = Given::read(url).unwrap();
-            assert_eq!([given.port, given.password, given.sslmode], wanted, "{url}");
+            // The driver is never left without one to look for elsewhere.
+            let added = given.whole != url;
+            assert_eq!([given.port, !added, given.sslmode], wanted, "{url}");
+            let options = PgConnectOptions::from_str(&given.whole).unwrap();
+            assert_eq!(added, format!("{options:?}").contains("password: Some(\"\")"), "{url}");
         }
     }
 
