@@ -1,12 +1,12 @@
--- Who may do what in Rollcall's database. Run it with psql, as a superuser:
+-- Who may do what in Rollcall's database. Run it with psql 14 or newer, as a superuser, with
+-- MANAGER_PASSWORD, WORKER_PASSWORD and READER_PASSWORD in the environment:
 --
---   psql "$ADMIN_URL" -v ON_ERROR_STOP=1 -v manager_password=… -v worker_password=… \
---        -v reader_password=… -f roles.sql
+--   psql "$ADMIN_URL" -f roles.sql
 --
 -- before the first `rollcall manage migrate`, which the manager runs, and again after each one that
 -- applied a migration: it grants on what is there. Any number of times; each run sets the rights to
 -- just what is written here. Other names: -v manager=… -v worker=… -v reader=… -v schema=…. A role
--- that has no password in the command line keeps the one it has.
+-- whose variable is not set keeps the password it has.
 --
 --   manager   owns the tables and runs every `rollcall manage …`
 --   worker    stores events and keeps note of what Redis lacks; deletes and changes no event
@@ -20,6 +20,11 @@
 \if :{?worker}  \else \set worker  rollcall_worker  \endif
 \if :{?reader}  \else \set reader  rollcall_reader  \endif
 \if :{?schema}  \else \set schema  public           \endif
+
+-- Not from the command line, which every user of the host can see.
+\getenv manager_password MANAGER_PASSWORD
+\getenv worker_password WORKER_PASSWORD
+\getenv reader_password READER_PASSWORD
 
 SET client_min_messages = warning;
 
@@ -96,8 +101,12 @@ SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, :'worke
   FROM pg_proc p
  WHERE p.pronamespace = :'schema'::regnamespace AND p.proname = 'rollcall_ensure_partition' \gexec
 
--- The reader reads partitions by themselves too, and those to come.
-GRANT SELECT ON ALL TABLES IN SCHEMA :"schema" TO :"reader";
+-- The reader reads partitions by themselves too, and those to come; what is not Rollcall's is none of
+-- its business.
+SELECT format('GRANT SELECT ON %s TO %I', c.oid::regclass, :'reader')
+  FROM pg_class c
+ WHERE c.relnamespace = :'schema'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+   AND pg_get_userbyid(c.relowner) = :'manager' \gexec
 SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I GRANT SELECT ON TABLES TO %I',
               :'manager', :'schema', :'reader') \gexec
 

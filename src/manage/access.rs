@@ -24,20 +24,11 @@ pub fn run(config: &Config, args: &AccessArgs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// For psql, which has read the environment since version 14.
+/// The names, and then the file.
 fn postgres(users: &str) -> String {
-    let mut script = String::from(
-        "-- For psql, as a superuser. Passwords come from the environment: MANAGER_PASSWORD,\n\
-         -- WORKER_PASSWORD and READER_PASSWORD; a role whose variable is unset keeps what it has.\n",
-    );
-    for role in ["manager", "worker", "reader"] {
-        let variable = variable(role);
-        script.push_str(&format!("\\set {role} {users}_{role}\n"));
-        script.push_str(&format!("\\getenv {role}_password {variable}\n"));
-    }
-    script.push('\n');
-    script.push_str(ROLES);
-    script
+    let names =
+        ["manager", "worker", "reader"].map(|role| format!("\\set {role} {users}_{role}\n"));
+    format!("{}\n{ROLES}", names.concat())
 }
 
 /// Where the script finds the password of a role.
@@ -69,6 +60,6 @@ mod tests {
     fn the_roles_of_postgres_are_those_of_the_file() {
         let script = postgres("shop");
         assert!(script.ends_with(ROLES));
-        assert!(script.contains("\\set worker shop_worker\n\\getenv worker_password WORKER_"));
+        assert!(script.contains("\\set worker shop_worker\n"));
     }
 }

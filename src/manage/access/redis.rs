@@ -4,8 +4,9 @@
 
 use super::{quoted, variable};
 
-/// What a client sends when it connects, and what tells that a server is another, or may evict.
-const ANY: &str = "+ping +select +info +client|id +client|setname +client|getname \
+/// What a client sends when it connects, through Sentinel and to a cluster that moves slots as well,
+/// and what tells that a server is another, or may evict.
+const ANY: &str = "+ping +select +info +role +asking +client|id +client|setname +client|getname \
                    +cluster|slots +cluster|info";
 
 /// Additions, marks and the watermark; and a repair, as a worker mends what it finds missing.
@@ -58,8 +59,8 @@ pub fn script(prefix: &str, users: &str) -> String {
 
 const HEAD: &str = "\
 # For sh, as often as you like, where redis-cli reaches the server: REDIS_ADMIN_URL says where, unless
-# it is here. Passwords come from the environment: WORKER_PASSWORD, MANAGER_PASSWORD, READER_PASSWORD.
-# Producers need no user here.
+# it is here; its password goes better into REDISCLI_AUTH, which ps does not show. Those of the users
+# come from the environment: WORKER_PASSWORD, MANAGER_PASSWORD, READER_PASSWORD. Producers need none.
 set -eu
 
 user() {  # NAME PASSWORD RULE...; the password goes by standard input, as its last rule
@@ -73,6 +74,8 @@ user() {  # NAME PASSWORD RULE...; the password goes by standard input, as its l
 
 const FOOT: &str = "
 # To keep them over a restart:  redis-cli CONFIG REWRITE     (or ACL SAVE, with an aclfile)
+# Behind Sentinel, run it on each server, and tell each Sentinel of the same names and passwords:
+#   redis-cli -p 26379 ACL SETUSER NAME on '>PASSWORD' +ping +info '+client|setname' '+client|id' +sentinel
 # Once everybody has a user of their own, so that no wrong password falls through to it:
 #   redis-cli ACL SETUSER default off
 ";
