@@ -202,16 +202,17 @@ impl<S: Servers> Writer<S> {
         Ok(())
     }
 
-    /// Keys of another type: each is told once. Somebody wrote there, so somebody must look at it.
+    /// Keys of another type: told once a set, without the key, whose group is an event's. Somebody
+    /// wrote there, so somebody must look at it.
     fn set_aside(&self, keys: Vec<String>) {
-        let shared = &self.shared;
-        for key in keys {
-            shared.metrics.wrong_type_keys.increment(1);
-            if shared.wrong_type_log.lock().is_ok_and(|mut seen| seen.insert(key.clone())) {
+        let Shared { config, metrics, wrong_type_log, .. } = &self.shared;
+        metrics.wrong_type_keys.increment(keys.len() as u64);
+        for set in keys.iter().filter_map(|key| config.sets.name_of(key)) {
+            if wrong_type_log.lock().is_ok_and(|mut told| told.insert(set.to_owned())) {
                 tracing::error!(
-                    key,
-                    "redis: the key holds another type and is set aside: rollcall manage verify \
-                     --repair puts its set there"
+                    set,
+                    "redis: a key of this set holds another type and is left alone: rollcall manage \
+                     verify names such keys, with --repair it puts the set there"
                 );
             }
         }

@@ -31,7 +31,7 @@ pub struct Shared<S> {
     pub servers: S,
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
-    /// Keys that were shouted about already. Bounded by the keys that exist, and those are rare.
+    /// Sets with keys of another type that were told of already.
     pub wrong_type_log: Arc<Mutex<HashSet<String>>>,
     pub breaker: Arc<Mutex<Breaker>>,
     /// What is on its way to Redis.

@@ -36,6 +36,10 @@ impl<'a> Gather<'a> {
         Self { sets, limits, exact, keys: HashMap::new(), members: 0, bytes: 0 }
     }
 
+    pub fn sets(&self) -> &Sets {
+        self.sets
+    }
+
     pub fn event(&mut self, event: &StoredEvent, now: OffsetDateTime) {
         let rules = Rules { sets: self.sets, limits: self.limits, now };
         let added = event::stored_additions(&event.payload, event.occurred_at, rules);

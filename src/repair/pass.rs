@@ -48,6 +48,8 @@ pub(super) enum Target<'t> {
     Live {
         /// Keys that get something are taken out of it.
         untouched: Option<&'t mut HashSet<String>>,
+        /// Sets with keys of another type that were told of already.
+        told: HashSet<String>,
     },
     Build {
         build: &'t mut Build,
@@ -58,7 +60,12 @@ pub(super) enum Target<'t> {
 
 impl Target<'_> {
     pub fn live() -> Target<'static> {
-        Target::Live { untouched: None }
+        Target::Live { untouched: None, told: HashSet::new() }
+    }
+
+    /// As `live`, and what gets something is no longer untouched.
+    pub fn touching(untouched: &mut HashSet<String>) -> Target<'_> {
+        Target::Live { untouched: Some(untouched), told: HashSet::new() }
     }
 
     fn exact(&self) -> bool {
@@ -71,15 +78,20 @@ impl Target<'_> {
         gather: &mut Gather<'_>,
     ) -> Result<(), ProjectionError> {
         match self {
-            Target::Live { untouched } => {
+            Target::Live { untouched, told } => {
                 if let Some(untouched) = untouched {
                     for key in gather.keys() {
                         untouched.remove(key);
                     }
                 }
                 let applied = projection.add_members(&gather.additions()).await?;
-                for key in applied.wrong_type {
-                    tracing::warn!(key, "redis: the key holds another type; verify tells");
+                for set in applied.wrong_type.iter().filter_map(|key| gather.sets().name_of(key)) {
+                    if told.insert(set.to_owned()) {
+                        tracing::warn!(
+                            set,
+                            "redis: a key of this set holds another type; verify tells"
+                        );
+                    }
                 }
             }
             Target::Build { build, .. } => {

@@ -110,8 +110,8 @@ impl Repairer<'_> {
         let version = marks::standing(self.lock.link(), &prefix).await?.version;
         // A snapshot taken after the swap. What it does not see is added by its worker after its
         // COMMIT, so to the new sets.
-        let untouched = Some(&mut stale);
-        let (mut mark, _) = self.catch_up_from(mark.xmin, &mut Target::Live { untouched }).await?;
+        let (mut mark, _) =
+            self.catch_up_from(mark.xmin, &mut Target::touching(&mut stale)).await?;
         if !stale.is_empty() {
             // No event up to that snapshot has these keys. Taken out, and looked once more: an
             // event stored meanwhile, and added before they were taken out, is added again.
@@ -204,8 +204,7 @@ impl Repairer<'_> {
             (self.progress)("putting in place", swapped, None);
             if since.elapsed() > pause {
                 let began = Instant::now();
-                let untouched = Some(&mut *stale);
-                self.catch_up_from(mark.xmin, &mut Target::Live { untouched }).await?;
+                self.catch_up_from(mark.xmin, &mut Target::touching(stale)).await?;
                 since = Instant::now();
                 // On a slow server no more than half of the time goes into it.
                 pause = PAUSE.max(began.elapsed());
