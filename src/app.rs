@@ -173,7 +173,7 @@ pub async fn serve(config: Config) -> Result<Outcome> {
 /// Redis -> a terminal. Needs Redis and nothing else, and says so where it is away.
 pub async fn top(config: Config, args: cli::Top) -> Result<Outcome> {
     let shutdown = Shutdown::new();
-    let _signals = shutdown.listen().context("listening for signals")?;
+    let _signals = shutdown.listen_at_terminal().context("listening for signals")?;
     let redis = Reader::unconnected(config.projection()?, config.sets.prefix())?;
     let outcome = top::run(&args, redis.clone(), &config, &shutdown).await;
     redis.close().await;

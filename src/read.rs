@@ -2,7 +2,7 @@
 //! Redis holds no generation: a wiped Redis would answer "no" and 0 to everything.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use crate::cli::{Output, Read, Which};
 use crate::projection::{Answer, Projection, ProjectionError, escape_glob};
 use crate::sets::{Kind, Set, Sets};
 use crate::telemetry::rfc3339;
+use crate::terminal::escaped;
 
 /// Keys of one grouped or windowed set that `read list` counts before it says "at least".
 const LIST_KEYS_MAX: usize = 100_000;
@@ -37,17 +38,39 @@ pub async fn run(command: Read, sets: &Sets, redis: &Projection) -> Result<Known
     }
 }
 
-/// The set and the key that a command line names.
-fn locate<'a>(sets: &'a Sets, which: &Which) -> Result<(&'a Set, String)> {
+/// The set that a command line names, and its key; no key where Redis keeps it no longer.
+async fn locate<'a>(
+    sets: &'a Sets,
+    redis: &Projection,
+    which: &Which,
+) -> Result<(&'a Set, Option<String>)> {
     let set = sets.find(&which.set)?;
-    let present = set.window.map(|window| window.bucket(OffsetDateTime::now_utc()));
-    let bucket = which.bucket.clone().or(present);
+    let now = OffsetDateTime::now_utc();
+    let bucket = which.bucket.clone().or_else(|| set.present_bucket(now));
     let key = set.key(bucket.as_deref(), &which.group)?;
-    Ok((set, key))
+    if let Some(bucket) = &which.bucket
+        && !set.keeps(bucket, now)?
+        && matches!(redis.cardinality(set, &key).await?, Answer::Known { value: 0, .. })
+    {
+        eprintln!("rollcall: unknown: the bucket {bucket} has expired and is not kept any more");
+        return Ok((set, None));
+    }
+    Ok((set, Some(key)))
+}
+
+/// What is answered where nobody can tell; why was said on the other stream.
+fn say_unknown(output: Output, mut shown: Value) -> Result<Known> {
+    shown["unknown"] = json!(true);
+    match output.json {
+        true => say!("{shown}"),
+        false => say!("unknown"),
+    }
+    Ok(Known::No)
 }
 
 async fn count(sets: &Sets, redis: &Projection, which: &Which, output: Output) -> Result<Known> {
-    let (set, key) = locate(sets, which)?;
+    let (set, key) = locate(sets, redis, which).await?;
+    let Some(key) = key else { return say_unknown(output, json!({"set": set.name})) };
     let answer = redis.cardinality(set, &key).await?;
     let approximate = set.kind == Kind::Estimated;
     let mut shown = json!({"set": set.name, "key": key, "approximate": approximate});
@@ -64,13 +87,16 @@ async fn contains(
     written: &[String],
     output: Output,
 ) -> Result<Known> {
-    let (set, key) = locate(sets, which)?;
+    let (set, key) = locate(sets, redis, which).await?;
+    let Some(key) = key else { return say_unknown(output, json!({"set": set.name})) };
     // One value for each field of a composite is one member; none of them could be a whole one.
     let split = set.member_fields > 1
         && written.len() == set.member_fields
         && !written.iter().any(|part| part.contains(':'));
-    let written = if split { vec![written.join(":")] } else { written.to_vec() };
-    let members = written.iter().map(|one| set.member(one)).collect::<Result<Vec<_>, _>>()?;
+    let members = match split {
+        true => vec![set.member_of(written)?],
+        false => written.iter().map(|one| set.member(one)).collect::<Result<Vec<_>, _>>()?,
+    };
     let borrowed: Vec<&str> = members.iter().map(String::as_str).collect();
     let answer = redis.contains(set, &key, &borrowed).await?;
     let mut shown = json!({"set": set.name, "key": key});
@@ -95,8 +121,10 @@ async fn members(
     limit: Option<u64>,
     output: Output,
 ) -> Result<Known> {
-    let (set, key) = locate(sets, which)?;
+    let (set, key) = locate(sets, redis, which).await?;
+    let Some(key) = key else { return Ok(Known::No) };
     let limit = limit.unwrap_or(u64::MAX);
+    let terminal = std::io::stdout().is_terminal();
     let mut out = std::io::stdout().lock();
     let mut seen = HashSet::new();
     let mut cursor: Option<String> = None;
@@ -111,6 +139,8 @@ async fn members(
             }
             let line = match output.json {
                 true => Value::from(member.as_str()).to_string(),
+                // A program gets it as it is; a terminal would obey it.
+                false if terminal => escaped(&member),
                 false => member.clone(),
             };
             if seen.insert(member) && writeln!(out, "{line}").is_err() {
@@ -207,11 +237,8 @@ fn tell<T>(
             Known::Yes
         }
         Answer::Unknown => {
-            shown["unknown"] = json!(true);
-            if !output.json {
-                say!("unknown");
-            }
-            unknown()
+            unknown();
+            return say_unknown(output, shown.take());
         }
     };
     if output.json {
@@ -222,7 +249,7 @@ fn tell<T>(
 
 fn unknown() -> Known {
     eprintln!(
-        "rollcall: unknown: Redis holds no generation or not all of this set, so it may be half empty"
+        "rollcall: unknown: Redis holds no generation or not all of this set, and may be half empty"
     );
     Known::No
 }

@@ -182,17 +182,20 @@ impl App {
         set: Option<&str>,
         query: Option<&str>,
     ) -> Result<Answer, Problem> {
+        if route == Route::Page {
+            // Links to it come with parameters of others.
+            return Ok(self.page.answer());
+        }
         let query = query::Query::parse(query, route.parameters())?;
         match route {
-            Route::Page => return Ok(self.page.answer()),
             Route::Openapi => return Ok(self.openapi.answer()),
             Route::Snapshot => return self.snapshot().await,
             // Its head.
             Route::Live => return Ok(Answer::stream(Body::empty())),
             _ => {}
         }
-        // Known to be away: nobody waits for it again to hear the same.
-        if self.made.borrow().snapshot.as_ref().is_some_and(|snapshot| !snapshot.redis.ok) {
+        // Known to be silent: nobody waits for it again to hear the same.
+        if self.made.borrow().snapshot.as_ref().is_some_and(|snapshot| snapshot.redis.silent) {
             return Err(Problem::redis_away());
         }
         let asker = &self.asker;
@@ -202,7 +205,7 @@ impl App {
             Route::Contains => api::contains(asker, set.unwrap_or_default(), &query).await?,
             Route::Members => api::members(asker, set.unwrap_or_default(), &query).await?,
             Route::Intersect => {
-                let _place = self.gate.heavy().await;
+                let _turn = self.gate.heavy().await?;
                 api::intersect(asker, &query).await?
             }
             Route::Stats => api::stats(asker).await?,

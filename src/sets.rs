@@ -20,7 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub use additions::{Addition, Additions, Fault};
-pub use encode::{decode, encode};
+pub use encode::{decode, encode, is_encoded};
 pub use fields::{Captured, Fields, ROOT, Scalar};
 pub use grammar::RESERVED;
 pub use source::{Place, Source};
@@ -90,6 +90,11 @@ pub enum KeyError {
     BucketFormat { set: String, bucket: String, window: &'static str, example: &'static str },
     #[error("a member of set {set} joins {want} components by ':', {member:?} has {got}")]
     Member { set: String, member: String, want: usize, got: usize },
+    #[error(
+        "{component:?} is no component of a member of set {set} as it is stored: in one `%`, `:`, \
+         `{{`, `}}` and control bytes are written as `%` and two upper-case hex digits"
+    )]
+    Component { set: String, component: String },
 }
 
 impl Sets {
@@ -133,6 +138,11 @@ impl Sets {
         let index = self.definitions.iter().position(|set| set.name == name)?;
         // At most SETS_MAX are parsed.
         Some((index as u16, &key[self.prefix.len() + 1 + name.len()..]))
+    }
+
+    /// The name of the set that a key belongs to: of a key, all that may be logged.
+    pub fn name_of(&self, key: &str) -> Option<&str> {
+        self.of_key(key).map(|(set, _)| self.get(set).name.as_str())
     }
 
     /// The set that an [`Addition`] names by number.
@@ -202,7 +212,10 @@ impl Set {
     }
 
     /// A member as a reader writes it: the plain value of a single field, or the stored form of a
-    /// composite (`CA:Fresno`), whose components are encoded where they hold `%`, `:`, `{` or `}`.
+    /// composite (`CA:Fresno`), whose components are encoded.
+    ///
+    /// # Errors
+    /// No event can have such a member: that it is not there would say nothing.
     pub fn member(&self, written: &str) -> Result<String, KeyError> {
         if self.member_fields == 1 {
             let mut member = String::with_capacity(written.len());
@@ -214,7 +227,30 @@ impl Set {
             let (set, member) = (self.name.clone(), written.to_owned());
             return Err(KeyError::Member { set, member, want: self.member_fields, got });
         }
+        if let Some(odd) = written.split(':').find(|component| !is_encoded(component)) {
+            let (set, component) = (self.name.clone(), odd.to_owned());
+            return Err(KeyError::Component { set, component });
+        }
         Ok(written.to_owned())
+    }
+
+    /// The member that these values make, one for each field of it.
+    ///
+    /// # Errors
+    /// There are more or fewer.
+    pub fn member_of(&self, values: &[String]) -> Result<String, KeyError> {
+        if values.len() != self.member_fields {
+            let (set, member, got) = (self.name.clone(), values.join(" "), values.len());
+            return Err(KeyError::Member { set, member, want: self.member_fields, got });
+        }
+        let mut member = String::new();
+        for (at, value) in values.iter().enumerate() {
+            if at > 0 {
+                member.push(':');
+            }
+            encode(value, &mut member);
+        }
+        Ok(member)
     }
 
     /// As [`Set::expires_at`], for the bucket that a key's suffix begins with. `None` where the

@@ -48,8 +48,19 @@ impl Shutdown {
     /// # Errors
     /// The handlers could not be installed.
     pub fn listen(&self) -> io::Result<Signals> {
-        let stops =
-            Stops { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
+        self.listen_to(&STOPS)
+    }
+
+    /// Of whoever holds a terminal: that it went, and Ctrl-\ at another one, as well.
+    ///
+    /// # Errors
+    /// As of `listen`.
+    pub fn listen_at_terminal(&self) -> io::Result<Signals> {
+        self.listen_to(&[&STOPS[..], &STOPS_OF_TERMINAL].concat())
+    }
+
+    fn listen_to(&self, stops: &[Stop]) -> io::Result<Signals> {
+        let stops = Stops::listen(stops)?;
         let exit = |code| std::process::exit(code);
         Ok(Signals(tokio::spawn(attend(self.clone(), stops, exit))))
     }
@@ -66,19 +77,30 @@ impl Drop for Signals {
     }
 }
 
-struct Stops {
-    term: Signal,
-    int: Signal,
-}
+/// Name and number.
+type Stop = (&'static str, i32);
+
+const STOPS: [Stop; 2] = [("SIGTERM", 15), ("SIGINT", 2)];
+const STOPS_OF_TERMINAL: [Stop; 2] = [("SIGHUP", 1), ("SIGQUIT", 3)];
+
+struct Stops(Vec<(Stop, Signal)>);
 
 impl Stops {
-    /// Name and number of the next one.
-    async fn next(&mut self) -> (&'static str, i32) {
+    fn listen(stops: &[Stop]) -> io::Result<Stops> {
+        let listen = |stop: &Stop| Ok((*stop, signal(SignalKind::from_raw(stop.1))?));
+        stops.iter().map(listen).collect::<io::Result<_>>().map(Stops)
+    }
+
+    /// The next one.
+    async fn next(&mut self) -> Stop {
         // Signal::recv is cancel-safe, and yields for as long as the process lives.
-        tokio::select! {
-            _ = self.term.recv() => ("SIGTERM", 15),
-            _ = self.int.recv() => ("SIGINT", 2),
-        }
+        let heard = self.0.iter_mut().map(|(stop, signal)| {
+            Box::pin(async move {
+                signal.recv().await;
+                *stop
+            })
+        });
+        futures_util::future::select_all(heard).await.0
     }
 }
 
@@ -113,10 +135,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_signal_drains_and_the_second_ends() {
         let shutdown = Shutdown::new();
-        let stops = Stops {
-            term: signal(SignalKind::terminate()).unwrap(),
-            int: signal(SignalKind::interrupt()).unwrap(),
-        };
+        let stops = Stops::listen(&STOPS).unwrap();
         let (codes, mut ended) = mpsc::unbounded_channel();
         let exit = move |code| codes.send(code).unwrap();
         let task = tokio::spawn(attend(shutdown.clone(), stops, exit));

@@ -16,13 +16,13 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-pub use ask::{Asker, Found, from_first_that_holds};
+pub use ask::{Asker, Found, Trouble, from_first_that_holds};
 pub use groups::{Busy, Groups};
 
 use crate::pipeline::Pipeline;
 use crate::projection::Reader;
 use crate::sets::Sets;
-use crate::telemetry::{chain, rfc3339};
+use crate::telemetry::rfc3339;
 use history::History;
 
 /// The groups of a set that are shown.
@@ -57,6 +57,15 @@ pub struct Snapshot {
 pub struct RedisSeen {
     pub ok: bool,
     pub error: Option<String>,
+    /// It did not answer at all: whoever asks now hears nothing either.
+    #[serde(skip)]
+    pub silent: bool,
+}
+
+impl RedisSeen {
+    pub fn well() -> RedisSeen {
+        RedisSeen { ok: true, error: None, silent: false }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -115,7 +124,7 @@ impl Looker {
     /// One look at Redis, within its timeouts. One that does not answer is told as such.
     pub async fn look(&mut self) -> Snapshot {
         let found = self.asker.ask().await;
-        self.tell(found.map_err(|error| chain(&error)), OffsetDateTime::now_utc())
+        self.tell(found.map_err(|error| Trouble::of(&error)), OffsetDateTime::now_utc())
     }
 
     /// Looks again and again, and tells each time. A Redis that does not answer within `patience`
@@ -144,22 +153,22 @@ impl Looker {
                     _ = impatient.tick() => {
                         let waited = began.elapsed();
                         if waited >= patience {
-                            let error = format!("no answer for {} s", waited.as_secs());
-                            told(self.tell(Err(error), OffsetDateTime::now_utc()));
+                            let trouble = Trouble::silent(waited);
+                            told(self.tell(Err(trouble), OffsetDateTime::now_utc()));
                         }
                     }
                 }
             };
-            let found = found.map_err(|error| chain(&error));
+            let found = found.map_err(|error| Trouble::of(&error));
             told(self.tell(found, OffsetDateTime::now_utc()));
         }
     }
 
     /// A snapshot of what was found, or of a Redis that did not answer, and why.
-    pub fn tell(&mut self, found: Result<Found, String>, now: OffsetDateTime) -> Snapshot {
+    pub fn tell(&mut self, found: Result<Found, Trouble>, now: OffsetDateTime) -> Snapshot {
         let found = match found {
             Ok(found) => found,
-            Err(error) => return self.away(error, now),
+            Err(trouble) => return self.away(trouble, now),
         };
         let meta = &found.meta;
         let known = meta.generation.is_some();
@@ -173,7 +182,7 @@ impl Looker {
         let age = meta.last_applied_at.map(|at| (now - at).as_seconds_f64().max(0.0));
         Snapshot {
             at: rfc3339(now),
-            redis: RedisSeen { ok: true, error: None },
+            redis: RedisSeen::well(),
             known,
             generation: meta.generation.clone(),
             // Without a generation the rest is of sets that are gone.
@@ -186,11 +195,11 @@ impl Looker {
         }
     }
 
-    fn away(&mut self, error: String, now: OffsetDateTime) -> Snapshot {
+    fn away(&mut self, trouble: Trouble, now: OffsetDateTime) -> Snapshot {
         let sets = self.asker.sets().iter().enumerate();
         Snapshot {
             at: rfc3339(now),
-            redis: RedisSeen { ok: false, error: Some(error) },
+            redis: RedisSeen { ok: false, error: Some(trouble.why), silent: !trouble.refuses },
             known: false,
             generation: None,
             state: None,

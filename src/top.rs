@@ -26,8 +26,7 @@ use crate::config::Config;
 use crate::fault;
 use crate::projection::Reader;
 use crate::shutdown::Shutdown;
-use crate::snapshot::{Looker, Snapshot};
-use crate::telemetry::chain;
+use crate::snapshot::{Looker, Snapshot, Trouble};
 use frame::Frame;
 use screen::Screen;
 use verdict::Age;
@@ -81,8 +80,8 @@ async fn once(args: &Top, mut looker: Looker, patience: Duration) -> Result<Outc
     // Without them the busiest groups are unknown; that Redis is away the look that follows says.
     let _ = timeout(patience, asker.walk_once()).await;
     let found = match timeout(patience, asker.ask()).await {
-        Ok(found) => found.map_err(|error| chain(&error)),
-        Err(_) => Err(format!("no answer for {} s", patience.as_secs())),
+        Ok(found) => found.map_err(|error| Trouble::of(&error)),
+        Err(_) => Err(Trouble::silent(patience)),
     };
     let snapshot = looker.tell(found, OffsetDateTime::now_utc());
     if args.output.json {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use fred::types::Value;
 
 use super::client::Projection;
@@ -21,8 +22,10 @@ impl Projection {
         let key = self.shared.pipeline_key.as_str();
         let reply = self.one("HGETALL", key, vec![key.into()]).await?;
         let odd = ProjectionError::Reply { command: "HGETALL", expected: "fields and values" };
-        let fields: HashMap<String, String> = reply.convert().map_err(|_| odd)?;
-        let report = |(process, text): (String, String)| Some((process, Report::parse(&text)?));
+        let fields: HashMap<Bytes, Bytes> = reply.convert().map_err(|_| odd)?;
+        let text = |bytes: Bytes| String::from_utf8(bytes.into()).ok();
+        let report =
+            |(process, said): (Bytes, Bytes)| Some((text(process)?, Report::parse(&text(said)?)?));
         Ok(fields.into_iter().filter_map(report).collect())
     }
 

@@ -102,9 +102,16 @@ pub async fn stats(asker: &Asker) -> Result<Answer, Problem> {
     let keys: Vec<_> = plain.iter().map(|set| (set.kind, set.base_key().to_owned())).collect();
     let Counts { counts, meta } = asker.redis().counts(&keys).await?;
     let trust = Trust::of(&meta)?;
-    let numbers = plain.iter().zip(counts).map(|(set, count)| {
-        (format!("distinct_{}", set.name), json!(count.filter(|_| meta.is_whole(set))))
-    });
+    let numbers: Vec<_> = plain
+        .iter()
+        .zip(counts)
+        .map(|(set, count)| (&set.name, count.filter(|_| meta.is_whole(set))))
+        .collect();
+    if !numbers.is_empty() && numbers.iter().all(|(_, count)| count.is_none()) {
+        return Err(Problem::unknown());
+    }
+    let numbers =
+        numbers.into_iter().map(|(name, count)| (format!("distinct_{name}"), json!(count)));
     Ok(trust.answer(Value::Object(numbers.collect())))
 }
 
@@ -116,7 +123,7 @@ pub async fn set(asker: &Asker, name: &str, query: &Query) -> Result<Answer, Pro
     if set.group_fields > 0 && group.is_empty() {
         return groups(asker, set, bucket, now).await;
     }
-    let key = Key::of(set, query, now)?;
+    let key = Key::of(asker, set, query, now).await?;
     let mut keys = vec![(set.kind, key.text.clone())];
     // The others beside it, where none was asked for by name.
     let mut buckets = match bucket {
@@ -195,7 +202,7 @@ async fn groups(
 /// Whether each of some members is in a set.
 pub async fn contains(asker: &Asker, name: &str, query: &Query) -> Result<Answer, Problem> {
     let set = asker.sets().find(name)?;
-    let key = Key::of(set, query, OffsetDateTime::now_utc())?;
+    let key = Key::of(asker, set, query, OffsetDateTime::now_utc()).await?;
     let asked = query.all("member");
     if asked.is_empty() || asked.len() > ASKED_MAX {
         return Err(Problem::bad(format!("give member from 1 to {ASKED_MAX} times")));
@@ -213,7 +220,7 @@ pub async fn contains(asker: &Asker, name: &str, query: &Query) -> Result<Answer
 /// Some members of a set, and where to go on.
 pub async fn members(asker: &Asker, name: &str, query: &Query) -> Result<Answer, Problem> {
     let set = asker.sets().find(name)?;
-    let key = Key::of(set, query, OffsetDateTime::now_utc())?;
+    let key = Key::of(asker, set, query, OffsetDateTime::now_utc()).await?;
     let cursor = query.one("cursor")?;
     if cursor.is_some_and(|cursor| !is_number(cursor) || cursor.parse::<u64>().is_err()) {
         return Err(Problem::bad("cursor is the one of the answer before, and left out at first"));
@@ -287,16 +294,26 @@ impl Key {
     ///
     /// # Errors
     /// The set has no such group or bucket, or Redis keeps the bucket no longer.
-    fn of(set: &Set, query: &Query, now: OffsetDateTime) -> Result<Key, Problem> {
+    async fn of(
+        asker: &Asker,
+        set: &Set,
+        query: &Query,
+        now: OffsetDateTime,
+    ) -> Result<Key, Problem> {
         let group = query.all("group");
         let named = query.one("bucket")?;
+        let bucket = named.map(str::to_owned).or_else(|| set.present_bucket(now));
+        let text = set.key(bucket.as_deref(), &group)?;
         if let Some(bucket) = named
             && !set.keeps(bucket, now)?
         {
-            return Err(Problem::expired(bucket));
+            // One that is there all the same was kept for longer.
+            let Counts { counts, meta } = asker.redis().counts(&[(set.kind, text.clone())]).await?;
+            Trust::of_set(&meta, set)?;
+            if counts == [Some(0)] {
+                return Err(Problem::expired(bucket));
+            }
         }
-        let bucket = named.map(str::to_owned).or_else(|| set.present_bucket(now));
-        let text = set.key(bucket.as_deref(), &group)?;
         Ok(Key { set: set.name.clone(), group, bucket, text })
     }
 

@@ -1,23 +1,28 @@
 //! How much is asked at once: requests a second in all, requests under way, streams, and what costs
-//! Redis more than a look. Who is too many is told so at once; nobody waits in line.
+//! Redis more than a look. Who is too many is told so at once, and for that last within a moment.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use metrics::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::problem::Problem;
 use crate::config;
 
-/// Intersections at once: each may keep Redis for some tens of milliseconds.
-const HEAVY_MAX: usize = 2;
+/// Redis does nothing else during an intersection, which may take it some tens of milliseconds: so
+/// there is one at a time, and after it a pause so many times as long. Workers have the rest.
+const HEAVY_PAUSE: u32 = 4;
+/// How long one waits for its turn.
+const HEAVY_WAIT: Duration = Duration::from_millis(250);
 
 pub struct Gate {
-    rate: Mutex<Rate>,
+    rate: std::sync::Mutex<Rate>,
     in_flight: Semaphore,
     streams: Arc<Semaphore>,
-    heavy: Semaphore,
+    /// When the next may begin.
+    heavy: Mutex<Instant>,
 }
 
 /// Requests that may still come; a second's worth is kept.
@@ -39,14 +44,26 @@ impl Drop for Place {
     }
 }
 
+/// Of what is heavy; whoever comes next waits a while after its end.
+pub struct Turn<'a> {
+    began: Instant,
+    free_at: MutexGuard<'a, Instant>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.free_at = Instant::now() + self.began.elapsed() * HEAVY_PAUSE;
+    }
+}
+
 impl Gate {
     pub fn new(serve: &config::Serve) -> Gate {
         let per_second = f64::from(serve.requests_per_second_max);
         Gate {
-            rate: Mutex::new(Rate { per_second, left: per_second, at: Instant::now() }),
+            rate: std::sync::Mutex::new(Rate { per_second, left: per_second, at: Instant::now() }),
             in_flight: Semaphore::new(serve.in_flight_max),
             streams: Arc::new(Semaphore::new(serve.streams_max)),
-            heavy: Semaphore::new(HEAVY_MAX),
+            heavy: Mutex::new(Instant::now()),
         }
     }
 
@@ -67,10 +84,15 @@ impl Gate {
         self.in_flight.try_acquire().map_err(|_| Problem::too_many("requests under way"))
     }
 
-    /// Waits, within the request's own time.
-    pub async fn heavy(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed.
-        self.heavy.acquire().await.ok()
+    /// # Errors
+    /// Others are at it.
+    pub async fn heavy(&self) -> Result<Turn<'_>, Problem> {
+        let turn = async {
+            let free_at = self.heavy.lock().await;
+            sleep_until(*free_at).await;
+            Turn { began: Instant::now(), free_at }
+        };
+        timeout(HEAVY_WAIT, turn).await.map_err(|_| Problem::too_many("intersections"))
     }
 
     /// # Errors
@@ -98,9 +120,22 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_heavy_goes_one_at_a_time_with_pauses() {
+        let config = config::Config::load(std::iter::empty()).unwrap();
+        let gate = Gate::new(&config.serve);
+        let turn = gate.heavy().await.unwrap();
+        assert!(gate.heavy().await.is_err(), "another is at it");
+        // It has taken as long as the other has waited.
+        let pause = HEAVY_WAIT * HEAVY_PAUSE;
+        drop(turn);
+        let ended = Instant::now();
+        while gate.heavy().await.is_err() {}
+        let waited = ended.elapsed();
+        assert!(waited >= pause && waited < pause + HEAVY_WAIT, "{waited:?}");
+    }
 
     #[test]
     fn no_more_than_the_rate_passes_in_any_second_beyond_the_first() {

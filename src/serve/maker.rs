@@ -145,7 +145,7 @@ mod tests {
         set.history = (0..360).map(|n| (NOW - (359 - n) * 10, n as u64)).collect();
         Made::of(Some(Snapshot {
             at: "2026-11-23T10:00:00Z".to_owned(),
-            redis: RedisSeen { ok: true, error: None },
+            redis: RedisSeen::well(),
             known: true,
             generation: Some("g".to_owned()),
             state: Some("fresh"),

@@ -125,7 +125,8 @@ impl From<KeyError> for Problem {
             | KeyError::BucketMissing { .. }
             | KeyError::BucketUnwanted { .. }
             | KeyError::BucketFormat { .. }
-            | KeyError::Member { .. } => Problem::bad(error.to_string()),
+            | KeyError::Member { .. }
+            | KeyError::Component { .. } => Problem::bad(error.to_string()),
         }
     }
 }

@@ -37,14 +37,12 @@ pub fn decode(text: &str) -> String {
     let mut rest = text;
     while let Some((clean, coded)) = rest.split_once('%') {
         decoded.push_str(clean);
-        let byte = coded.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match byte {
-            // All that is encoded is ASCII.
-            Some(byte) if byte.is_ascii() => {
+        match encoded_byte(coded) {
+            Some(byte) => {
                 decoded.push(char::from(byte));
                 rest = &coded[2..];
             }
-            _ => {
+            None => {
                 decoded.push('%');
                 rest = coded;
             }
@@ -52,6 +50,27 @@ pub fn decode(text: &str) -> String {
     }
     decoded.push_str(rest);
     decoded
+}
+
+/// Whether some component is encoded as `text`.
+pub fn is_encoded(text: &str) -> bool {
+    let mut bytes = text.bytes().enumerate();
+    bytes.all(|(at, byte)| match byte {
+        b'%' => encoded_byte(&text[at + 1..]).is_some(),
+        _ => !ENCODED[usize::from(byte)],
+    })
+}
+
+/// The byte, always ASCII, whose two digits a text begins with.
+fn encoded_byte(digits: &str) -> Option<u8> {
+    let nibble = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    };
+    let [high, low] = digits.as_bytes().first_chunk::<2>().copied()?;
+    let byte = nibble(high)? << 4 | nibble(low)?;
+    ENCODED[usize::from(byte)].then_some(byte)
 }
 
 #[cfg(test)]
@@ -65,9 +84,14 @@ mod tests {
             let mut text = String::new();
             encode(component, &mut text);
             assert_eq!(decode(&text), component);
+            assert!(is_encoded(&text), "{text}");
         }
-        for odd in ["%", "%4", "%zz", "%C3"] {
+        for odd in ["%", "%4", "%zz", "%C3", "%3a", "%41", "%+4", "a%é"] {
             assert_eq!(decode(odd), odd);
+            assert!(!is_encoded(odd), "{odd}");
+        }
+        for raw in ["a:b", "x{y", "\n", "\x7f"] {
+            assert!(!is_encoded(raw), "{raw}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! nothing from one look to the next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 
@@ -9,7 +10,9 @@ use super::groups::{Busy, Groups};
 use super::{BUCKETS_SHOWN_MAX, BucketSeen, GROUPS_SHOWN_MAX, GroupSeen, SetSeen};
 use crate::pipeline::Report;
 use crate::projection::{Counts, Meta, ProjectionError, Reader};
+use crate::retry::Class;
 use crate::sets::{Set, Sets};
+use crate::telemetry::chain;
 
 /// Busy groups that are counted each time, so that a smaller one can overtake.
 const CANDIDATES: usize = 2 * GROUPS_SHOWN_MAX;
@@ -31,6 +34,23 @@ pub struct Found {
     pub meta: Meta,
     pub(super) sets: Vec<SetSeen>,
     pub(super) reports: Vec<Report>,
+}
+
+/// Why nothing was found.
+pub struct Trouble {
+    pub why: String,
+    /// It answers, but not this: not everything need be refused.
+    pub refuses: bool,
+}
+
+impl Trouble {
+    pub fn of(error: &ProjectionError) -> Trouble {
+        Trouble { why: chain(error), refuses: error.class() != Class::Transient }
+    }
+
+    pub fn silent(waited: Duration) -> Trouble {
+        Trouble { why: format!("no answer for {} s", waited.as_secs()), refuses: false }
+    }
 }
 
 /// What is asked of one set.
@@ -66,12 +86,12 @@ impl Asker {
         self.shared.groups.walk(self.redis(), self.sets()).await
     }
 
-    /// One walk, for a caller that looks once.
+    /// One walk without pauses, for a caller that looks once.
     ///
     /// # Errors
     /// Redis did not answer.
     pub async fn walk_once(&self) -> Result<(), ProjectionError> {
-        self.shared.groups.walk_once(self.redis(), self.sets()).await
+        self.shared.groups.walk_once(self.redis(), self.sets(), 0).await
     }
 
     /// Asks for all of it: one round trip for some five hundred counts, and one for the rest.
@@ -99,8 +119,12 @@ impl Asker {
             }
             plans.push(plan);
         }
-        // The reports first: the generation must be what is read last.
-        let reports = self.redis().reports().await?;
+        // The reports first: the generation must be what is read last. Counts do not need them: who
+        // may not read them, or finds something else in their place, has none.
+        let reports = match self.redis().reports().await {
+            Err(error) if error.class() != Class::Transient => Vec::new(),
+            told => told?,
+        };
         let Counts { counts, meta } = self.redis().counts(&keys).await?;
         let mut counted = keys.into_iter().map(|(_, key)| key).zip(counts);
         let sets = self.sets().iter().zip(plans).map(|(set, plan)| {

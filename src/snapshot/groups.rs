@@ -61,14 +61,20 @@ impl Groups {
     pub async fn walk(&self, redis: &Reader, sets: &Sets) -> Infallible {
         loop {
             let began = Instant::now();
-            if let Err(error) = self.walk_once(redis, sets).await {
+            if let Err(error) = self.walk_once(redis, sets, STEP_PAUSE).await {
                 tracing::debug!(error = crate::telemetry::chain(&error), "no walk over the groups");
             }
             sleep(EVERY.max(began.elapsed() * WALK_PAUSE)).await;
         }
     }
 
-    pub async fn walk_once(&self, redis: &Reader, sets: &Sets) -> Result<(), ProjectionError> {
+    /// Waits after each step so many times as long as it took.
+    pub async fn walk_once(
+        &self,
+        redis: &Reader,
+        sets: &Sets,
+        pause: u32,
+    ) -> Result<(), ProjectionError> {
         if sets.iter().all(|set| set.group_fields == 0) {
             return Ok(());
         }
@@ -93,7 +99,7 @@ impl Groups {
                     found[usize::from(number)].note(key, count.unwrap_or(0));
                 }
             }
-            sleep(began.elapsed() * STEP_PAUSE).await;
+            sleep(began.elapsed() * pause).await;
         }
         let busy = found.into_iter().zip(sets.iter()).map(|(found, set)| {
             (set.group_fields > 0).then(|| Busy {
