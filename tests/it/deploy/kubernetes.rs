@@ -115,10 +115,17 @@ async fn what_pods_are_told_fits_the_program() {
         let args: Vec<String> = list(&container["args"]).iter().map(word).collect();
         super::assert_command_exists(&rig, &args).await;
         if !list(&container["ports"]).is_empty() {
+            // It sleeps before it is told to drain, where others must hear first that it goes.
+            let sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64();
+            let stop = sleep.unwrap_or(0) + drain;
             let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().expect("a grace");
-            assert!(grace >= drain + 10, "{name}: {grace} s, and a drain takes {drain} s");
+            assert!(grace >= stop + 10, "{name}: {grace} s, and its end takes {stop} s");
             assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/livez", "{name}");
-            assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz", "{name}");
+            // Who has a Service stays in it when Redis is away, to say so, and ends after it left.
+            let served = args == ["serve"];
+            let ready = if served { "/livez" } else { "/readyz" };
+            assert_eq!(container["readinessProbe"]["httpGet"]["path"], ready, "{name}");
+            assert_eq!(sleep.is_some_and(|seconds| seconds >= 5), served, "{name}");
         }
         if args == ["worker"] {
             let limit = word(&container["resources"]["limits"]["memory"]);
@@ -165,6 +172,26 @@ fn what_selects_pods_finds_some() {
             assert!(ports.contains(&port), "{name}: nobody gets in at {port}");
         }
     }
+}
+
+/// A node can be drained while a server is away, and a Job does not stand in the way of the next one.
+#[test]
+fn what_has_to_go_can() {
+    let mut found = BTreeSet::new();
+    for one in resources() {
+        let (kind, spec) = (word(&one["kind"]), &one["spec"]);
+        match kind.as_str() {
+            "PodDisruptionBudget" => {
+                assert_eq!(spec["unhealthyPodEvictionPolicy"], "AlwaysAllow", "{one}");
+            }
+            "Job" => {
+                assert!(spec["ttlSecondsAfterFinished"].as_u64().is_some_and(|s| s <= 600), "{one}")
+            }
+            _ => continue,
+        }
+        found.insert(kind);
+    }
+    assert_eq!(found.len(), 2, "{found:?}");
 }
 
 /// The CRD is not on this machine: what the scaler needs, by its documentation.
