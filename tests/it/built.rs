@@ -1,6 +1,6 @@
-//! What builds the project elsewhere: the image's build context, and the workflows.
+//! What builds the project elsewhere: the image, what runs it in Compose, and the workflows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -60,6 +60,67 @@ fn the_image_is_built_from_all_that_the_source_includes() {
         }
     }
     assert!(found >= 5, "{found} were found");
+}
+
+fn text(file: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Those that run until they are told to stop, by their units.
+fn long_running_roles() -> Vec<String> {
+    let units = files(&Path::new(ROOT).join("deploy/systemd"), ".service");
+    let texts = units.iter().map(|unit| fs::read_to_string(unit).expect("a unit is text"));
+    let role = |text: String| {
+        let command = text.lines().find_map(|line| line.strip_prefix("ExecStart="))?;
+        command.strip_prefix("/usr/local/bin/rollcall ").map(str::to_owned)
+    };
+    texts.filter(|text| text.contains("\nType=exec\n")).filter_map(role).collect()
+}
+
+/// Loopback of a container reaches nobody: a role listens on all its addresses, and the ports are let
+/// out.
+#[test]
+fn the_image_and_compose_serve_every_long_running_role() {
+    let settings = text("src/config/setting.rs");
+    let dockerfile = text("Dockerfile").replace("\\\n", " ");
+    let words = |instruction: &str| -> Vec<&str> {
+        let lines = dockerfile.lines().filter_map(|line| line.strip_prefix(instruction));
+        lines.flat_map(str::split_whitespace).collect()
+    };
+    let (exposed, set) = (words("EXPOSE "), words("ENV "));
+    let image: BTreeMap<&str, &str> = set.iter().filter_map(|one| one.split_once('=')).collect();
+    let mut compose: serde_yaml_ng::Value =
+        serde_yaml_ng::from_str(&text("docker-compose.yml")).expect("YAML");
+    compose.apply_merge().expect("what is merged is there");
+    let compose = serde_json::to_value(compose).expect("it is as JSON too");
+    let services = compose["services"].as_object().expect("services");
+
+    let roles = long_running_roles();
+    assert!(roles.len() >= 2, "{roles:?}");
+    for role in roles {
+        let service = services.values().find(|one| one["command"] == serde_json::json!([role]));
+        let service = service.unwrap_or_else(|| panic!("Compose does not run `rollcall {role}`"));
+        assert_eq!(service["restart"], "unless-stopped", "{role}");
+        let own = format!("ROLLCALL_{}_ADDR", role.to_uppercase());
+        for name in ["ROLLCALL_OPS_ADDR", own.as_str()] {
+            if !settings.contains(name) {
+                continue;
+            }
+            let in_image = image.get(name).copied().unwrap_or_default();
+            let in_compose = service["environment"][name].as_str().unwrap_or(in_image);
+            for address in [in_image, in_compose] {
+                let port = address.strip_prefix("0.0.0.0:");
+                let port = port.unwrap_or_else(|| panic!("{role}: {name}={address:?}"));
+                assert!(exposed.contains(&port), "{role}: {port} is not exposed");
+                // The ops endpoint is for the network of the containers.
+                let let_out = |one: &serde_json::Value| {
+                    one.as_str().is_some_and(|text| text.ends_with(&format!(":{port}")))
+                };
+                let ports = service["ports"].as_array().cloned().unwrap_or_default();
+                assert!(name != own || ports.iter().any(let_out), "{role}: {port} stays inside");
+            }
+        }
+    }
 }
 
 #[test]
