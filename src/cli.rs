@@ -149,6 +149,10 @@ pub struct Output {
 #[derive(Debug, Subcommand)]
 pub enum Manage {
     /// Bring the Postgres schema up to date; safe to run at any time and more than once
+    ///
+    /// Makes the coming partitions too. Run by the manager of deploy/postgres/roles.sql, after that
+    /// file, it grants the worker and the reader of that file what they need: until then a worker
+    /// of theirs waits.
     #[command(after_help = "\
 Example, before the first worker and after each upgrade:
   rollcall manage migrate")]

@@ -34,7 +34,10 @@ pub async fn migrate(config: &config::Store, output: Output) -> Result<()> {
             .iter()
             .map(|one| json!({"version": one.version, "description": one.description}))
             .collect();
-        say!("{}", json!({"applied": applied, "partitions_made": made}));
+        let granted = report.granted;
+        let all =
+            json!({"applied": applied, "partitions_made": made, "rights_granted_to": granted});
+        say!("{all}");
         return Ok(());
     }
     for migration in &report.applied {
@@ -42,6 +45,9 @@ pub async fn migrate(config: &config::Store, output: Output) -> Result<()> {
     }
     for partition in &made {
         say!("partition {partition}");
+    }
+    if !report.granted.is_empty() {
+        say!("rights    granted to {}", report.granted.join(" and "));
     }
     if report.applied.is_empty() && made.is_empty() {
         say!("nothing to do: the schema and the partitions are as they should be");

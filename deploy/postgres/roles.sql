@@ -3,10 +3,11 @@
 --
 --   psql "$ADMIN_URL" -f roles.sql
 --
--- before the first `rollcall manage migrate`, which the manager runs, and again after each one that
--- applied a migration: it grants on what is there. Any number of times; each run sets the rights to
--- just what is written here. Other names: -v manager=… -v worker=… -v reader=… -v schema=…. A role
--- whose variable is not set keeps the password it has.
+-- before the first `rollcall manage migrate`, and not again with each version: migrate, run as the
+-- manager, grants worker and reader what they need on what there is (src/store/rights.sql). In a database
+-- that another role has migrated: this, then migrate as the manager, though there be nothing to apply.
+-- Any number of times. Other names: -v manager=… -v worker=… -v reader=… -v schema=…. A role whose
+-- variable is not set keeps the password it has.
 --
 --   manager   owns the tables and runs every `rollcall manage …`
 --   worker    stores events and keeps note of what Redis lacks; deletes and changes no event
@@ -82,31 +83,19 @@ SELECT format('ALTER FUNCTION %s OWNER TO %I', p.oid::regprocedure, :'manager')
  WHERE p.pronamespace = :'schema'::regnamespace AND starts_with(p.proname::text, 'rollcall_')
    AND pg_get_userbyid(p.proowner) <> :'manager' \gexec
 
--- Back to nothing, then what each needs.
-REVOKE ALL ON ALL TABLES IN SCHEMA :"schema" FROM :"worker", :"reader";
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA :"schema" FROM :"worker", :"reader";
-
--- SELECT on events tells a duplicate from a conflict, and catches Redis up.
-CREATE TEMP TABLE wanted (who text, rights text, what text) ON COMMIT DROP;
-INSERT INTO wanted VALUES
-    (:'worker', 'SELECT, INSERT',         'events'),
-    (:'worker', 'SELECT',                 '_sqlx_migrations'),
-    (:'worker', 'SELECT',                 'rollcall_partitions'),
-    (:'worker', 'SELECT',                 'retired_members'),
-    (:'worker', 'SELECT, INSERT, UPDATE', 'rollcall_projection');
-SELECT format('GRANT %s ON %s TO %I', rights, c.oid::regclass, who)
-  FROM wanted JOIN pg_class c
-    ON c.relname = what AND c.relnamespace = :'schema'::regnamespace \gexec
-SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, :'worker')
-  FROM pg_proc p
- WHERE p.pronamespace = :'schema'::regnamespace AND p.proname = 'rollcall_ensure_partition' \gexec
-
--- The reader reads partitions by themselves too, and those to come; what is not Rollcall's is none of
--- its business.
-SELECT format('GRANT SELECT ON %s TO %I', c.oid::regclass, :'reader')
+-- What is not Rollcall's is no business of theirs.
+SELECT format('REVOKE ALL ON %s FROM %I, %I', c.oid::regclass, :'worker', :'reader')
   FROM pg_class c
  WHERE c.relnamespace = :'schema'::regnamespace AND c.relkind IN ('r', 'p', 'v')
-   AND pg_get_userbyid(c.relowner) = :'manager' \gexec
+   AND pg_get_userbyid(c.relowner) <> :'manager' \gexec
+
+-- To whom `rollcall manage migrate` grants what is needed. The manager's own settings, in this database:
+-- nobody else can put another name there.
+SELECT format('ALTER ROLE %I IN DATABASE %I SET rollcall.%s = %L',
+              :'manager', current_database(), setting, role)
+  FROM (VALUES ('worker', :'worker'), ('reader', :'reader')) AS names (setting, role) \gexec
+
+-- Partitions to come, whoever makes them: a worker does it by a function of the manager's.
 SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I GRANT SELECT ON TABLES TO %I',
               :'manager', :'schema', :'reader') \gexec
 

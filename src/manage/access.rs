@@ -10,7 +10,8 @@ use anyhow::Result;
 use crate::cli::{AccessArgs, Outcome, Server};
 use crate::config::Config;
 
-/// What each role may do in Postgres is said there and nowhere else.
+/// The roles of Postgres are said there and nowhere else; what they may do to Rollcall's tables,
+/// `rollcall manage migrate` grants.
 const ROLES: &str = include_str!("../../deploy/postgres/roles.sql");
 
 pub fn run(config: &Config, args: &AccessArgs) -> Result<Outcome> {

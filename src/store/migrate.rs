@@ -25,6 +25,9 @@ const MIGRATE_MAX: Duration = Duration::from_secs(6 * 60 * 60);
 /// reads.
 const SERVER_VERSION_MIN: i32 = 140_000;
 
+/// Grants to the roles that `deploy/postgres/roles.sql` has named, as the owner.
+const RIGHTS: &str = include_str!("rights.sql");
+
 /// The files of `migrations/`, compiled in. Its own lock is off, see above.
 static MIGRATOR: Migrator = Migrator { locking: false, ..sqlx::migrate!("./migrations") };
 
@@ -42,6 +45,8 @@ pub struct MigrationReport {
     pub applied: Vec<Applied>,
     /// How many were there before.
     pub already: usize,
+    /// The roles that were granted what a worker and a reader need; empty where none are named.
+    pub granted: Vec<String>,
 }
 
 /// How the schema compares with this binary.
@@ -78,7 +83,8 @@ struct Found {
     success: bool,
 }
 
-/// Applies what is missing. Safe to run from many processes at once: one does, the others wait.
+/// Applies what is missing, and grants on it. Safe to run from many processes at once: one does, the
+/// others wait.
 pub async fn migrate(store: &config::Store) -> Result<MigrationReport, StoreError> {
     let mut link = Link::open(&store.url, store.timeout).await?;
     check_server(&mut link).await?;
@@ -161,7 +167,32 @@ async fn migrate_locked(link: &mut Link) -> Result<MigrationReport, StoreError> 
     let applied = MIGRATOR.iter().filter(|ours| before.iter().all(|b| b.version != ours.version));
     let applied = applied
         .map(|ours| Applied { version: ours.version, description: ours.description.to_string() });
-    Ok(MigrationReport { applied: applied.collect(), already: before.len() })
+    let granted = grant(link).await?;
+    Ok(MigrationReport { applied: applied.collect(), already: before.len(), granted })
+}
+
+/// Each time, so that a run that died before it is made good by the next. The names are settings of
+/// the role that we are, which nobody but it and a superuser can set: a table could be anybody's.
+async fn grant(link: &mut Link) -> Result<Vec<String>, StoreError> {
+    let named: Vec<String> = link
+        .run("ask for whom there are rights", async |conn| {
+            sqlx::query_scalar(
+                "SELECT role FROM unnest(ARRAY[current_setting('rollcall.worker', true), \
+                 current_setting('rollcall.reader', true)]) AS role WHERE role <> ''",
+            )
+            .fetch_all(conn)
+            .await
+        })
+        .await?;
+    // Both or none: `roles.sql` names them together.
+    if named.len() < 2 {
+        return Ok(Vec::new());
+    }
+    link.run("grant what a worker and a reader need", async |conn| {
+        sqlx::raw_sql(RIGHTS).execute(conn).await
+    })
+    .await?;
+    Ok(named)
 }
 
 /// What the server said, where it did: then its SQLSTATE is not lost.

@@ -19,7 +19,6 @@ async fn the_whole_pipeline_runs_under_the_users_that_are_printed() {
     let manager = all_urls(&rig, "manager");
     let topology = [("AMQP_URL", rig.url_of("AMQP_URL", "topology"))].into();
     run(&rig, &manager, &["manage", "migrate"]).await;
-    rig.make_users("postgres").await;
     run(&rig, &topology, &["manage", "topology"]).await;
     for (variable, url) in all_urls(&rig, "worker") {
         rig.worker_env.insert(variable.to_owned(), url);
@@ -303,7 +302,6 @@ async fn the_roles_of_postgres_are_printed_with_their_passwords_left_out() {
     rig.make_users("postgres").await;
     let manager = rig.url_of("DATABASE_URL", "manager");
     rig.cli_with_env(&["manage", "migrate"], &[("DATABASE_URL", &manager)]).await.expect(0);
-    rig.make_users("postgres").await;
     for (role, allowed, sql) in [
         ("worker", true, "SELECT count(*) FROM events"),
         ("worker", false, "DELETE FROM events"),

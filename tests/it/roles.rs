@@ -1,4 +1,5 @@
-//! `deploy/postgres/roles.sql`: each role has what it needs and nothing else.
+//! `deploy/postgres/roles.sql` and `manage migrate`: each role has what it needs and nothing else,
+//! with one run of each.
 
 use serde_json::json;
 
@@ -113,6 +114,32 @@ async fn what_a_role_does_not_need_is_refused() {
                  AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication)";
     let mine = ["manager", "worker", "reader"].map(|role| format!("'{}'", rig.role(role)));
     assert_eq!(rig.pg().await.int(&plain.replace("MINE", &mine.join(","))).await, 3);
+}
+
+/// The other order: the tables were there first, another's, with rights that nobody needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_there_becomes_the_managers() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let manager = [("DATABASE_URL", rig.role_url("manager"))];
+    let manager = manager.each_ref().map(|(name, url)| (*name, url.as_str()));
+    rig.grant();
+    rig.pg().await.run(&format!("GRANT DELETE ON events TO {}", rig.role("worker"))).await;
+    let said = rig.cli_with_env(&["manage", "migrate"], &manager).await.expect(0).stdout;
+    assert!(said.contains(&rig.role("worker")) && said.contains(&rig.role("reader")), "{said}");
+    // Each again, which takes nothing away.
+    rig.grant();
+    rig.cli_with_env(&["manage", "migrate"], &manager).await.expect(0);
+    rig.grant();
+    let events = "INSERT INTO events (occurred_at, id, payload)
+                  VALUES (now(), gen_random_uuid(), '{}') ON CONFLICT DO NOTHING";
+    let worker = [(true, events.to_owned()), (false, "DELETE FROM events".to_owned())];
+    let reader = [(true, "SELECT FROM events".to_owned()), (false, events.to_owned())];
+    assert_rights(&rig, "worker", &worker).await;
+    assert_rights(&rig, "reader", &reader).await;
+    // By another than the manager it grants nothing: the names are the manager's.
+    let said = rig.cli(&["manage", "migrate", "--json"]).await.expect(0).stdout;
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(said["rights_granted_to"], json!([]));
 }
 
 async fn assert_rights(rig: &Rig, role: &str, cases: &[(bool, String)]) {

@@ -69,8 +69,6 @@ impl Rig {
         rig.set("DATABASE_URL", &manager);
         rig.worker_env.insert("DATABASE_URL".to_owned(), rig.role_url("worker"));
         rig.prepare().await;
-        // Again, on what the migrations have made.
-        rig.grant();
         rig
     }
 
