@@ -15,7 +15,12 @@ pub use publish::Publish;
 pub use top::Top;
 pub use upkeep::{AccessArgs, FieldValue, ForgetArgs, IndexArgs, RetentionArgs, Server};
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+Examples:
+  rollcall manage migrate && rollcall manage topology      # once, and with each new version
+  rollcall worker
+  rollcall read count cities
+
 Everything is configured by environment variables: `rollcall settings` lists them all.
 
 Exit codes:
@@ -29,7 +34,7 @@ Exit codes:
 /// Workers take events in batches from RabbitMQ, store each one once in Postgres and keep sets of
 /// distinct members in Redis, so that a reader's question is one O(1) command.
 #[derive(Debug, Parser)]
-#[command(name = "rollcall", version, after_help = EXIT_CODES)]
+#[command(name = "rollcall", version, after_help = AFTER_HELP)]
 #[command(disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
@@ -73,31 +78,52 @@ Examples:
   rollcall top --once --json | jq '.sets[] | {name, cardinality}'
   rollcall top --json --interval 10 >>counts.ndjson")]
     Top(Top),
-    /// Prepare and look after Postgres and RabbitMQ
-    #[command(subcommand)]
+    /// Prepare and look after Postgres and RabbitMQ, and keep Redis equal to Postgres
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  rollcall manage migrate && rollcall manage topology      # before the first worker
+  rollcall manage status
+  rollcall manage verify --repair"
+    )]
     Manage(Manage),
     /// Publish sample events, the lines of a file or the rows of a query; each one is confirmed
     Publish(Publish),
     /// Ask the sets in Redis
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  rollcall read list
+  rollcall read count cities
+  rollcall read contains users ann"
+    )]
     Read(Read),
     /// Look at, replay or purge the events that were refused
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  rollcall dead-letters count
+  rollcall dead-letters list --reason field_type --limit 20
+  rollcall dead-letters replay --reason too_old"
+    )]
     DeadLetters(DeadLetters),
     /// Check the configuration and reach every server, without side effects
     #[command(after_help = "\
 Example:
   rollcall check && rollcall worker")]
     Check(Output),
-    /// Ask the worker on this machine whether it is well (for containers)
+    /// Ask the worker or `serve` on this machine whether it is well (for containers)
     ///
-    /// Asks the address in ROLLCALL_OPS_ADDR. Without --ready only the worker itself is judged, so
-    /// that a container is not restarted for an outage of its neighbours.
+    /// Asks the ops endpoint at ROLLCALL_OPS_ADDR. Without --ready only the process itself is
+    /// judged, so that a container is not restarted for an outage of its neighbours.
     #[command(after_help = "\
 Example, in a Dockerfile:
-  HEALTHCHECK CMD [\"/rollcall\", \"healthcheck\"]")]
+  HEALTHCHECK CMD [\"/usr/local/bin/rollcall\", \"healthcheck\"]")]
     Healthcheck {
-        /// Ask whether it can work: Postgres, Redis and RabbitMQ included
+        /// Ask whether it can work: the servers that it needs included
         #[arg(long)]
         ready: bool,
     },

@@ -13,12 +13,9 @@ fn the_definitions_are_sound() {
 }
 
 #[test]
-fn every_leaf_command_shows_an_example() {
+fn every_command_shows_an_example() {
     fn walk(command: &clap::Command) {
-        if command.has_subcommands() {
-            command.get_subcommands().for_each(walk);
-            return;
-        }
+        command.get_subcommands().for_each(walk);
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(help.starts_with("Example"), "{} has no example", command.get_name());
     }
