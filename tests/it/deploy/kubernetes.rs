@@ -1,23 +1,31 @@
 //! `deploy/kubernetes`: each pod runs as nobody with nothing to write to, and what it is told fits
-//! the program. The schemas themselves are checked by `make deploy-check`.
+//! the program and what Kubernetes takes. What kustomize makes of it all is checked by
+//! `make deploy-check`.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::{path, text, yaml};
-use crate::harness::{DEFAULT_SETS, Rig};
+use crate::harness::{DEFAULT_SETS, Language, Rig};
 
 const BASE: &str = "deploy/kubernetes/base";
 const KEDA: &str = "deploy/kubernetes/keda";
+
+/// The oldest and the newest version that we say it is for, as scripts/deploy-check does.
+const VERSIONS: [&str; 2] = ["1.30", "1.34"];
 
 fn list(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
-fn resources() -> Vec<Value> {
+fn files() -> Vec<String> {
     let base = yaml(&format!("{BASE}/kustomization.yaml")).remove(0);
-    let files: Vec<String> = list(&base["resources"]).iter().map(word).collect();
+    list(&base["resources"]).iter().map(word).collect()
+}
+
+fn resources() -> Vec<Value> {
+    let files = files();
     for entry in std::fs::read_dir(path(BASE)).expect("the folder is there") {
         let name = entry.expect("it can be read").file_name().to_string_lossy().into_owned();
         assert!(name == "kustomization.yaml" || files.contains(&name), "{name} is not listed");
@@ -42,6 +50,29 @@ fn pods() -> Vec<(String, Value)> {
         .collect();
     assert!(pods.len() >= 7, "{}", pods.len());
     pods
+}
+
+/// By the schemas of Kubernetes, which come with the checker: a field that is unknown or of another
+/// type is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_manifest_is_what_kubernetes_takes() {
+    let rig = Rig::bare(DEFAULT_SETS).await;
+    let check = async |files: Vec<String>| {
+        let options =
+            ["-m", "kubernetes_validate", "--strict", "-k", VERSIONS[0], "-k", VERSIONS[1]];
+        let args: Vec<&str> = options.into_iter().chain(files.iter().map(String::as_str)).collect();
+        rig.begin_program(Language::Python, &args, b"").end().await
+    };
+    let ran = check(files().iter().map(|file| format!("{BASE}/{file}")).collect()).await.expect(0);
+    // One whose kind has no schema is passed over with a warning.
+    let passed = ran.stdout.lines().filter(|line| line.starts_with("INFO ")).count();
+    assert_eq!(passed, resources().len() * VERSIONS.len(), "{}", ran.said());
+    for (field, wrong) in [("sleep: {seconds: 5}", "sleep: 5"), ("ports:", "prots:")] {
+        let manifest = text(&format!("{BASE}/serve.yaml"));
+        assert!(manifest.contains(field), "{field}");
+        let file = rig.file("wrong.yaml", manifest.replace(field, wrong).as_bytes());
+        check(vec![file]).await.expect(1);
+    }
 }
 
 #[test]
