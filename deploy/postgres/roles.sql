@@ -4,10 +4,10 @@
 --   psql "$ADMIN_URL" -f roles.sql
 --
 -- before the first `rollcall manage migrate`, and not again with each version: migrate, run as the
--- manager, grants worker and reader what they need on what there is (src/store/rights.sql). In a database
--- that another role has migrated: this, then migrate as the manager, though there be nothing to apply.
--- Any number of times. Other names: -v manager=… -v worker=… -v reader=… -v schema=…. A role whose
--- variable is not set keeps the password it has.
+-- manager, grants worker and reader what they need on what there is (src/store/rights.sql). In a
+-- database that another role has migrated: this, and then migrate as the manager, though there be
+-- nothing to apply. Any number of times. Other names: -v manager=… -v worker=… -v reader=…
+-- -v schema=…. A role whose variable is not set keeps the password it has.
 --
 --   manager   owns the tables and runs every `rollcall manage …`
 --   worker    stores events and keeps note of what Redis lacks; deletes and changes no event
@@ -89,8 +89,8 @@ SELECT format('REVOKE ALL ON %s FROM %I, %I', c.oid::regclass, :'worker', :'read
  WHERE c.relnamespace = :'schema'::regnamespace AND c.relkind IN ('r', 'p', 'v')
    AND pg_get_userbyid(c.relowner) <> :'manager' \gexec
 
--- To whom `rollcall manage migrate` grants what is needed. The manager's own settings, in this database:
--- nobody else can put another name there.
+-- To whom `rollcall manage migrate` grants what is needed. The manager's own settings, in this
+-- database: nobody else can put another name there.
 SELECT format('ALTER ROLE %I IN DATABASE %I SET rollcall.%s = %L',
               :'manager', current_database(), setting, role)
   FROM (VALUES ('worker', :'worker'), ('reader', :'reader')) AS names (setting, role) \gexec

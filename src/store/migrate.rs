@@ -83,8 +83,8 @@ struct Found {
     success: bool,
 }
 
-/// Applies what is missing, and grants on it. Safe to run from many processes at once: one does, the
-/// others wait.
+/// Applies what is missing, and grants on it. Safe to run from many processes at once: one does,
+/// the others wait.
 pub async fn migrate(store: &config::Store) -> Result<MigrationReport, StoreError> {
     let mut link = Link::open(&store.url, store.timeout).await?;
     check_server(&mut link).await?;

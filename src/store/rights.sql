@@ -1,9 +1,9 @@
--- What a worker and a reader may do with what is Rollcall's, and nothing else. `rollcall manage migrate`
--- runs it each time, as the owner; deploy/postgres/roles.sql made the two roles and left their names in
--- settings of the owner's.
+-- What a worker and a reader may do with what is Rollcall's, and nothing else. `rollcall manage
+-- migrate` runs it each time, as the owner; deploy/postgres/roles.sql made the two roles and left
+-- their names in settings of the owner's.
 --
--- Lock: none that a worker waits for; GRANT writes catalogs alone. One statement, so a worker that runs
---       meanwhile never misses a right.
+-- Lock: none that a worker waits for; GRANT writes catalogs alone. One statement, so a worker that
+--       runs meanwhile never misses a right.
 DO $$
 DECLARE
     worker CONSTANT text := current_setting('rollcall.worker');

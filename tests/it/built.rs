@@ -77,8 +77,8 @@ fn long_running_roles() -> Vec<String> {
     texts.filter(|text| text.contains("\nType=exec\n")).filter_map(role).collect()
 }
 
-/// Loopback of a container reaches nobody: a role listens on all its addresses, and the ports are let
-/// out.
+/// Loopback of a container reaches nobody: a role listens on all its addresses, and the ports are
+/// let out.
 #[test]
 fn the_image_and_compose_serve_every_long_running_role() {
     let settings = text("src/config/setting.rs");

@@ -205,7 +205,8 @@ fn what_selects_pods_finds_some() {
     }
 }
 
-/// A node can be drained while a server is away, and a Job does not stand in the way of the next one.
+/// A node can be drained while a server is away, and a Job does not stand in the way of the next
+/// one.
 #[test]
 fn what_has_to_go_can() {
     let mut found = BTreeSet::new();
