@@ -6,6 +6,7 @@
 //! It must never count as confirmed what is not, and never hold more than a window of messages.
 
 mod feed;
+mod left_out;
 mod pace;
 mod producer;
 mod rows;
@@ -29,6 +30,7 @@ use crate::store::StoreError;
 use crate::telemetry::{TRACEPARENT, TraceParent, chain};
 
 use feed::{Feed, Packed, Tally};
+use left_out::LeftOut;
 use pace::Pace;
 pub use producer::Producer;
 use rows::Rows;
@@ -52,12 +54,8 @@ pub enum PublishError {
     GivenUp { losses: u32, source: BrokerError },
     #[error("reading {}", .path.display())]
     File { path: PathBuf, source: std::io::Error },
-    #[error("line {line} of {} is longer than {} bytes", .path.display(), feed::LINE_BYTES_MAX)]
-    LineTooLong { path: PathBuf, line: u64 },
     #[error("reading the events of the query")]
     Store(#[from] StoreError),
-    #[error("row {row} of the query {rule}")]
-    Row { row: u64, rule: &'static str },
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     #[error("writing the summary")]
@@ -68,10 +66,8 @@ impl PublishError {
     pub fn class(&self) -> Class {
         match self {
             PublishError::Broker(source) | PublishError::GivenUp { source, .. } => source.class(),
-            // The file is the user's to put right, and so is its line.
-            PublishError::File { .. }
-            | PublishError::LineTooLong { .. }
-            | PublishError::Row { .. } => Class::Data,
+            // The file is the user's to put right.
+            PublishError::File { .. } => Class::Data,
             PublishError::Store(source) => source.class(),
             PublishError::Config(source) => source.class(),
             // Whoever read standard output is gone: the same again would fare the same.
@@ -98,7 +94,7 @@ pub async fn run(
         bad_pct: args.bad,
     };
     let per_message = args.events_per_message;
-    let (feed, plan, total) = match (&args.file, &args.from_postgres) {
+    let (mut feed, plan, total) = match (&args.file, &args.from_postgres) {
         (Some(path), _) => (Feed::file(path, per_message).await?, None, None),
         (None, Some(query)) => {
             let rows = Rows::open(config.import()?, query).await?;
@@ -126,15 +122,21 @@ pub async fn run(
         progress: Progress::new("published", total),
     };
     let started = Instant::now();
-    let result = run.publish_all(feed, Pace::new(args.rate), shutdown).await;
+    let result = run.publish_all(&mut feed, Pace::new(args.rate), shutdown).await;
     let elapsed = started.elapsed();
     run.progress.finish();
+    let ended = matches!(result, Ok(Outcome::Done));
+    let missing = missing(&feed, args, ended && run.issued == 0);
+    missing.iter().for_each(|text| run.progress.say(text));
+    let result = if missing.is_empty() { result } else { result.map(|_| Outcome::No) };
     let summary = Summary {
         plan,
         issued: run.issued,
         confirmed: run.confirmed,
         messages: run.messages,
         elapsed,
+        left_out: feed.left_out().map_or(0, LeftOut::count),
+        ended,
         complete: matches!(result, Ok(Outcome::Done)),
     };
     // With something unconfirmed the connection is lost, and its goodbye would wait for confirms.
@@ -143,6 +145,22 @@ pub async fn run(
     }
     summary.print(&mut std::io::stdout().lock(), args.output.json)?;
     result
+}
+
+/// What of the input is not there though it was asked for, in words.
+fn missing(feed: &Feed, args: &cli::Publish, nothing: bool) -> Vec<String> {
+    match (feed.left_out().and_then(LeftOut::told), &args.file) {
+        (Some(told), Some(_)) => vec![told],
+        (Some(told), None) => {
+            let hint = "where that is meant, have the query leave them out: WHERE … IS NOT NULL";
+            vec![told, hint.to_owned()]
+        }
+        // What should have filled it has failed: whoever goes on by our exit code must not.
+        (None, Some(path)) if nothing => {
+            vec![format!("no event in {}: it is empty, or blank", path.display())]
+        }
+        (None, _) => Vec::new(),
+    }
 }
 
 type Confirm = Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>>;
@@ -181,7 +199,7 @@ enum Step {
 impl Run<'_> {
     async fn publish_all(
         &mut self,
-        mut feed: Feed,
+        feed: &mut Feed,
         mut pace: Pace,
         shutdown: &Shutdown,
     ) -> Result<Outcome, PublishError> {
@@ -198,7 +216,7 @@ impl Run<'_> {
                 answer = first(&mut self.unconfirmed), if !self.unconfirmed.is_empty() => {
                     Step::Answer(answer)
                 }
-                next = next_due(&mut feed, &pace), if room && !ended => Step::Next(next),
+                next = next_due(feed, &pace), if room && !ended => Step::Next(next),
             };
             let lost = match step {
                 Step::Stop => {

@@ -19,7 +19,8 @@ Examples:
   rollcall publish --rate 100 --count 6000
   rollcall publish --file events.ndjson
   zcat events.ndjson.gz | rollcall publish --file - --events-per-message 500 --json
-  rollcall publish --from-postgres 'SELECT event FROM old_events ORDER BY id'")]
+  rollcall publish --from-postgres 'SELECT event FROM old_events ORDER BY id'
+  rollcall publish --from-postgres 'SELECT id, created_at AS occurred_at, city FROM messages'")]
 pub struct Publish {
     /// Events to publish, duplicates and bad ones included
     #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -43,15 +44,19 @@ pub struct Publish {
     /// Time of the last event, RFC 3339 [default: now]
     #[arg(long, value_name = "TIME", value_parser = rfc3339)]
     pub ending_at: Option<OffsetDateTime>,
-    /// Publish each non-empty line of this file as it is; `-` is standard input
+    /// Publish each line of this file that is not blank as it is; `-` is standard input
+    ///
+    /// Where there is none, or one is longer than 16 MiB, it says so, and the exit code is 1.
     #[arg(long, value_name = "F.ndjson")]
     #[arg(conflicts_with_all = ["count", "seed", "duplicates", "bad", "spread_hours", "ending_at"])]
     pub file: Option<PathBuf>,
     /// Publish each row of this query, read in ROLLCALL_IMPORT_DATABASE_URL
     ///
-    /// One SELECT that gives a column `event` (json or jsonb), or `id`, `occurred_at` (timestamptz)
-    /// and `payload` (json or jsonb). It is read in one snapshot, a page at a time. The same rows
-    /// are the same events, so a run that was cut short is simply run again.
+    /// One SELECT, whose columns are one of: `event` (json or jsonb) alone; `id`, `occurred_at`
+    /// (timestamptz) and `payload` (json or jsonb); `id`, `occurred_at` (timestamptz) and any
+    /// others, each a field of the event. It is read in one snapshot, a page at a time. The same
+    /// rows are the same events, so a run that was cut short is simply run again. A row without an
+    /// event is left out and told, and the exit code is 1.
     #[arg(long, value_name = "QUERY", conflicts_with = "file")]
     #[arg(conflicts_with_all = ["count", "seed", "duplicates", "bad", "spread_hours", "ending_at"])]
     pub from_postgres: Option<String>,

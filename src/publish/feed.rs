@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 use super::PublishError;
+use super::left_out::LeftOut;
 use super::rows::Rows;
 use crate::sample::{Kind, Samples};
 
@@ -88,8 +89,7 @@ impl Feed {
                 .map_err(|source| PublishError::File { path: path.to_owned(), source })?;
             Box::new(BufReader::with_capacity(READ_BYTES, file))
         };
-        let lines = Lines { path: path.to_owned(), reader, partial: Vec::new(), number: 0 };
-        Ok(Feed::new(Source::Lines(lines), per_message))
+        Ok(Feed::new(Source::Lines(Lines::new(path, reader)), per_message))
     }
 
     pub fn rows(rows: Rows, per_message: u32) -> Feed {
@@ -103,6 +103,15 @@ impl Feed {
             body: Vec::new(),
             tally: Tally::default(),
             carried: None,
+        }
+    }
+
+    /// What of a file or a query was not published so far.
+    pub fn left_out(&self) -> Option<&LeftOut> {
+        match &self.source {
+            Source::Samples(_) => None,
+            Source::Lines(lines) => Some(&lines.left_out),
+            Source::Rows(rows) => Some(rows.left_out()),
         }
     }
 
@@ -157,10 +166,19 @@ struct Lines {
     reader: Box<dyn AsyncBufRead + Send + Unpin>,
     /// The beginning of a line whose end was not yet read.
     partial: Vec<u8>,
+    /// That line is too long: what is left of it is read and dropped.
+    too_long: bool,
     number: u64,
+    left_out: LeftOut,
 }
 
 impl Lines {
+    fn new(path: &Path, reader: Box<dyn AsyncBufRead + Send + Unpin>) -> Lines {
+        let left_out = LeftOut::new(format!("lines of {}", path.display()));
+        let path = path.to_owned();
+        Lines { path, reader, partial: Vec::new(), too_long: false, number: 0, left_out }
+    }
+
     /// The next line that is not blank, without its line feed. Cancel-safe: `fill_buf` is, and
     /// nothing is awaited between taking bytes from it and keeping them.
     async fn next(&mut self) -> Result<Option<Bytes>, PublishError> {
@@ -172,10 +190,12 @@ impl Lines {
             let line_feed = bytes.iter().position(|byte| *byte == b'\n');
             let piece = &bytes[..line_feed.unwrap_or(bytes.len())];
             if self.partial.len() + piece.len() > LINE_BYTES_MAX {
-                let path = self.path.clone();
-                return Err(PublishError::LineTooLong { path, line: self.number + 1 });
+                self.too_long = true;
+                self.partial = Vec::new();
             }
-            self.partial.extend_from_slice(piece);
+            if !self.too_long {
+                self.partial.extend_from_slice(piece);
+            }
             let taken = piece.len() + usize::from(line_feed.is_some());
             self.reader.consume(taken);
             if line_feed.is_none() && !end_of_file {
@@ -183,7 +203,9 @@ impl Lines {
             }
             self.number += 1;
             let line = std::mem::take(&mut self.partial);
-            if !line.iter().all(u8::is_ascii_whitespace) {
+            if std::mem::take(&mut self.too_long) {
+                self.left_out.add(self.number, "longer than 16 MiB");
+            } else if !line.iter().all(u8::is_ascii_whitespace) {
                 return Ok(Some(Bytes::from(line)));
             }
             if end_of_file {
@@ -202,8 +224,7 @@ mod tests {
 
     fn lines(text: &[u8], per_message: u32, capacity: usize) -> Feed {
         let reader = BufReader::with_capacity(capacity, std::io::Cursor::new(text.to_vec()));
-        let lines =
-            Lines { path: "f".into(), reader: Box::new(reader), partial: Vec::new(), number: 0 };
+        let lines = Lines::new(Path::new("f"), Box::new(reader));
         Feed::new(Source::Lines(lines), per_message)
     }
 
@@ -246,12 +267,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_without_end_is_refused_by_its_number() {
-        let text = [b"ok\n\n", &vec![b'x'; LINE_BYTES_MAX + 1][..]].concat();
+    async fn a_line_that_is_too_long_is_left_out_and_the_next_is_whole() {
+        let longest = vec![b'x'; LINE_BYTES_MAX];
+        let too_long = vec![b'x'; 3 * LINE_BYTES_MAX];
+        // One that ends with its line feed, one that ends with the file.
+        let text = [b"ok\n\n", &too_long[..], b"\n", &longest, b"\nnext\n", &too_long].concat();
         let mut feed = lines(&text, 1, READ_BYTES);
-        assert!(feed.next().await.unwrap().is_some());
-        let error = feed.next().await.unwrap_err();
-        assert!(error.to_string().starts_with("line 3 of f is longer than"), "{error}");
+        let mut bodies = Vec::new();
+        while let Some(message) = feed.next().await.unwrap() {
+            bodies.push(message.body);
+        }
+        assert_eq!(bodies, [&b"ok"[..], &longest, b"next"]);
+        let told = feed.left_out().and_then(LeftOut::told).unwrap();
+        assert_eq!(told, "left out of the lines of f: 2; 3, 6 (longer than 16 MiB)");
     }
 
     #[tokio::test]

@@ -19,7 +19,11 @@ pub struct Summary {
     /// Confirmed ones.
     pub messages: u64,
     pub elapsed: Duration,
-    /// Everything that was asked for is confirmed.
+    /// Rows or lines that held nothing to publish.
+    pub left_out: u64,
+    /// All that there was to publish is confirmed.
+    pub ended: bool,
+    /// And so is everything that was asked for.
     pub complete: bool,
 }
 
@@ -30,6 +34,7 @@ struct Answer {
     issued: u64,
     confirmed: u64,
     messages: u64,
+    left_out: u64,
     good: Option<u64>,
     duplicates: Option<u64>,
     bad: Option<u64>,
@@ -49,10 +54,14 @@ impl Summary {
             true => "all confirmed".to_owned(),
             false => format!("{} issued", HumanCount(self.issued)),
         };
-        let early = if self.complete { "" } else { "; stopped before the end" };
+        let left_out = match self.left_out {
+            0 => String::new(),
+            n => format!("; {} left out", HumanCount(n)),
+        };
+        let early = if self.ended { "" } else { "; stopped before the end" };
         writeln!(
             out,
-            "{} events in {} messages confirmed ({of}) in {:.1} s: {} events/s{early}",
+            "{} events in {} messages confirmed ({of}) in {:.1} s: {} events/s{left_out}{early}",
             HumanCount(self.confirmed.events),
             HumanCount(self.messages),
             self.elapsed.as_secs_f64(),
@@ -85,6 +94,7 @@ impl Summary {
             issued: self.issued,
             confirmed: self.confirmed.events,
             messages: self.messages,
+            left_out: self.left_out,
             good: known(self.confirmed.good),
             duplicates: known(self.confirmed.duplicates),
             bad: known(self.confirmed.bad),
@@ -113,6 +123,8 @@ mod tests {
             confirmed: Tally { events: 12_000, good: 11_000, duplicates: 700, bad: 300 },
             messages: 120,
             elapsed: Duration::from_millis(1500),
+            left_out: 0,
+            ended: true,
             complete: true,
         }
     }
@@ -140,9 +152,11 @@ mod tests {
              11,000 good, 700 duplicates, 300 bad; \
              --seed 7 --ending-at 2026-11-23T10:00:00Z makes them again\n"
         );
-        let stopped = Summary { issued: 13_000, complete: false, ..summary(None) };
+        let stopped = Summary { issued: 13_000, ended: false, complete: false, ..summary(None) };
         assert!(printed(&stopped, false).contains("(13,000 issued)"));
         assert!(printed(&stopped, false).ends_with("stopped before the end\n"));
+        let lacking = Summary { left_out: 2000, complete: false, ..summary(None) };
+        assert!(printed(&lacking, false).ends_with("8,000 events/s; 2,000 left out\n"));
     }
 
     #[test]

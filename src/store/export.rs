@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Column, Executor, PgConnection, SqlSafeStr, Statement, TypeInfo};
+use sqlx::{
+    AssertSqlSafe, Column, Either, Executor, PgConnection, SqlSafeStr, Statement, TypeInfo,
+};
 
 use super::error::StoreError;
 use super::link::Link;
@@ -27,8 +29,11 @@ const WRITES: &str = "writes, and is here to read";
 
 const STANDS_ALONE: &str = "must be one that can be a subquery: a SELECT that does not write";
 
-const COLUMNS: &str = "must give one column, event (json or jsonb), or three: id, occurred_at \
-                       (timestamptz) and payload (json or jsonb)";
+const COLUMNS: &str = "must give one column, event (json or jsonb); or id, occurred_at \
+                       (timestamptz) and payload (json or jsonb); or id, occurred_at (timestamptz) \
+                       and the fields of the event, each a column";
+
+const PARAMETERS: &str = "has a parameter ($1), and no value for it: write the value itself";
 
 /// A query that is being read.
 pub struct Export {
@@ -59,6 +64,9 @@ impl Export {
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
             // Between two pages we wait for the broker, or for --rate.
             "SET LOCAL idle_in_transaction_session_timeout = 0",
+            // The same for what else a role's settings write in more than one way.
+            "SET LOCAL bytea_output = hex",
+            "SET LOCAL intervalstyle = postgres",
         ] {
             execute(&mut link, "begin to read", sql.to_owned()).await?;
         }
@@ -109,15 +117,23 @@ fn told(error: StoreError) -> StoreError {
 /// What makes an event of a row, by the columns that the query gives.
 async fn columns(link: &mut Link, query: &str) -> Result<&'static str, StoreError> {
     let sql = format!("SELECT * FROM (\n{query}\n) q");
-    let found: Vec<(String, String)> = link
+    let (parameters, found): (bool, Vec<(String, String)>) = link
         .run("look at the query", async |conn: &mut PgConnection| {
             let statement = conn.prepare(AssertSqlSafe(sql).into_sql_str()).await?;
             let column = |column: &sqlx::postgres::PgColumn| {
                 (column.name().to_owned(), column.type_info().name().to_owned())
             };
-            Ok(statement.columns().iter().map(column).collect())
+            let parameters = match statement.parameters() {
+                Some(Either::Left(types)) => !types.is_empty(),
+                Some(Either::Right(count)) => count > 0,
+                None => false,
+            };
+            Ok((parameters, statement.columns().iter().map(column).collect()))
         })
         .await?;
+    if parameters {
+        return Err(StoreError::Query { rule: PARAMETERS });
+    }
     let is = |name: &str, types: &[&str]| {
         let mut columns = found.iter().filter(|(found, _)| found == name);
         columns.next().is_some_and(|(_, found)| types.contains(&found.as_str()))
@@ -133,6 +149,12 @@ async fn columns(link: &mut Link, query: &str) -> Result<&'static str, StoreErro
         // Of two objects the result is one; of an object and something else, an array.
         return Ok("CASE jsonb_typeof(q.payload::jsonb) WHEN 'object' THEN (q.payload::jsonb || \
                    jsonb_build_object('id', q.id::text, 'occurred_at', q.occurred_at))::text END");
+    }
+    // Three of that form whose payload is no JSON are a mistake, not a field of that name.
+    let mistaken = found.len() == 3 && found.iter().any(|(name, _)| name == "payload");
+    if has_id && is("occurred_at", &["TIMESTAMPTZ"]) && !mistaken {
+        return Ok("(to_jsonb(q) || \
+                   jsonb_build_object('id', q.id::text, 'occurred_at', q.occurred_at))::text");
     }
     Err(StoreError::Query { rule: COLUMNS })
 }
