@@ -1,7 +1,8 @@
 //! The commands of README.md, run by a shell in the order in which they stand there.
 //!
 //! What differs from the text is what a reader would put in: an id that was listed, a port, the key
-//! prefix of this test. Those that cannot be run here are named, with the reason.
+//! prefix of this test. Those that cannot be run here are named, with the reason. The first steps are
+//! one script, and the programs beside them are run as well.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,13 +10,18 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{LONG, Producer, Rig, eventually, seed};
+use crate::harness::{
+    DEFAULT_SETS, LONG, Language, Producer, Rig, Running, SHORT, eventually, names, seed,
+};
 
-const README: &str = include_str!("../../README.md");
+/// As it is now: who changes it need not build the tests anew.
+fn readme() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    std::fs::read_to_string(path).expect("the project has a README")
+}
 
 /// Whole commands, by how they begin.
-const NOT_RUN: [(&str, &str); 5] = [
-    ("kill $!", "ends a job of the reader's own shell"),
+const NOT_RUN: [(&str, &str); 4] = [
     ("docker compose", "wants a Docker daemon"),
     ("scripts/compose-env", "writes .env into the project"),
     ("make demo", "takes minutes; its parts are the commands below"),
@@ -50,7 +56,7 @@ fn commands(document: &str) -> Vec<String> {
                 let end = end.trim_end_matches('\'').to_owned();
                 while more(&mut command) != end {}
             }
-            while command.ends_with(['|', '\\']) {
+            while command.ends_with(['|', '\\']) || command.ends_with("&&") {
                 more(&mut command);
             }
             commands.push(command);
@@ -59,31 +65,49 @@ fn commands(document: &str) -> Vec<String> {
     commands
 }
 
+/// The fenced blocks of a language, each whole.
+pub fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let pieces = document.split("\n```").collect::<Vec<_>>();
+    // A piece that opens a block is followed by one that closes it.
+    let opened = pieces.iter().skip(1).step_by(2);
+    opened.filter_map(|piece| piece.strip_prefix(language)?.strip_prefix('\n')).collect()
+}
+
+/// A section, with what is below it, up to the next of its level or of a higher one.
+fn section<'a>(document: &'a str, heading: &str) -> &'a str {
+    let at = document.find(&format!("\n{heading}\n")).expect("the section is there") + 1;
+    let rest = &document[at..];
+    let ends = ["\n# ", "\n## ", "\n### "];
+    let level = heading.find(' ').expect("a heading has its level");
+    let end = ends[..level].iter().filter_map(|next| rest.find(next)).min();
+    &rest[..end.unwrap_or(rest.len())]
+}
+
 /// A shell that finds our binary first.
-struct Shell {
+pub struct Shell {
     env: HashMap<String, String>,
-    dir: std::path::PathBuf,
+    pub dir: std::path::PathBuf,
 }
 
 impl Shell {
-    fn new(rig: &Rig) -> Shell {
+    pub fn new(rig: &Rig) -> Shell {
         let binary = Path::new(env!("CARGO_BIN_EXE_rollcall"));
         let folder = binary.parent().expect("a binary is in a folder").display().to_string();
         let mut env: HashMap<String, String> = rig.env.clone().into_iter().collect();
         let path = std::env::var("PATH").unwrap_or_default();
         env.insert("PATH".to_owned(), format!("{folder}:{path}"));
-        Shell { env, dir: std::env::temp_dir() }
+        Shell { env, dir: rig.dir.clone() }
     }
 
+    /// As a reader's shell does it: what a pipe begins with may fail unheard.
     fn command(&self, text: &str) -> Command {
-        // pipefail: what a pipe begins with may be what is documented.
-        let mut command = Command::new("bash");
-        command.args(["-o", "pipefail", "-c", text]).current_dir(&self.dir);
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", text]).current_dir(&self.dir);
         command.env_clear().envs(&self.env).stdin(Stdio::null());
         command
     }
 
-    async fn run(&self, text: &str) -> Output {
+    pub async fn run(&self, text: &str) -> Output {
         let mut command = self.command(text);
         let ran = tokio::task::spawn_blocking(move || command.output()).await;
         ran.expect("no panic").expect("bash is there")
@@ -109,9 +133,13 @@ async fn world() -> Rig {
          users_daily=username/day about=username~ states=state",
     )
     .await;
+    serve_somewhere(&mut rig);
+    rig
+}
+
+fn serve_somewhere(rig: &mut Rig) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
     rig.set("ROLLCALL_SERVE_ADDR", &port.expect("a free port").to_string());
-    rig
 }
 
 async fn publish(rig: &Rig) {
@@ -127,18 +155,14 @@ async fn every_command_of_the_readme_runs() {
     let rig = world().await;
     let worker = rig.worker().await;
     publish(&rig).await;
-    let letter = eventually(LONG, "bob among the dead letters", async || {
-        let run = rig.cli(&["dead-letters", "list", "--json"]).await.expect(0);
-        let line = run.stdout.lines().next().ok_or("no letter yet")?;
-        let letter: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-        letter["id"].as_str().map(|id| id[..8].to_owned()).ok_or("no id".to_owned())
-    })
-    .await;
+    let letter = letter(&rig).await;
 
     let shell = Shell::new(&rig);
     let mut background = Vec::new();
     let mut ran = 0;
-    for text in commands(README) {
+    let readme = readme();
+    // Those of the first steps are one script: see below.
+    for text in commands(&readme.replace(section(&readme, FIRST_STEPS), "")) {
         if let Some((_, why)) = NOT_RUN.iter().find(|(begin, _)| text.starts_with(begin)) {
             println!("not run, {why}: {text}");
             continue;
@@ -164,33 +188,197 @@ async fn every_command_of_the_readme_runs() {
         println!("$ {command}\n{out}");
         expect(&text, &out);
     }
-    assert!(ran >= 28, "{ran} commands were found");
-    // Its own event, and the one that it mends and publishes again.
-    for user in ["zoe", "bob"] {
-        eventually(LONG, "what was published to be counted", async || {
-            let found = rig.cli(&["read", "contains", "users", user]).await.expect(0).stdout;
-            if found.contains("yes") { Ok(()) } else { Err(found) }
-        })
-        .await;
-    }
-    let bodies: Vec<String> = rig
-        .dead_letters()
-        .await
-        .into_iter()
-        .map(|letter| String::from_utf8_lossy(&letter.body).into_owned())
-        .collect();
-    let there =
-        |name: &str| bodies.iter().any(|body| body.contains(&format!("\"first\":\"{name}\"")));
-    assert!(there("kim") && !there("bob"), "one letter stays, the mended one is gone: {bodies:?}");
+    assert!(ran >= 19, "{ran} commands were found");
+    // The event that it mends and publishes again.
+    eventually(LONG, "what was published to be counted", async || {
+        let found = rig.cli(&["read", "contains", "users", "bob"]).await.expect(0).stdout;
+        if found.contains("yes") { Ok(()) } else { Err(found) }
+    })
+    .await;
+    let letters = rig.dead_letters().await;
+    let bodies = letters.iter().map(|letter| String::from_utf8_lossy(&letter.body).into_owned());
+    let bodies: Vec<String> = bodies.collect();
+    assert!(bodies.len() > 1, "of the sample's bad events: {bodies:?}");
+    let bob = bodies.iter().find(|body| body.contains("\"first\":\"bob\""));
+    assert_eq!(bob, None, "the mended letter is still there");
     drop(background);
     worker.terminate().await;
+}
+
+/// The beginning of the id of the one dead letter.
+async fn letter(rig: &Rig) -> String {
+    eventually(LONG, "bob among the dead letters", async || {
+        let run = rig.cli(&["dead-letters", "list", "--json"]).await.expect(0);
+        let line = run.stdout.lines().next().ok_or("no letter yet")?;
+        let letter: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        letter["id"].as_str().map(|id| id[..8].to_owned()).ok_or("no id".to_owned())
+    })
+    .await
+}
+
+/// P1: whatever part of the recipe fails, the letter that it would have mended is still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_stays_where_its_mending_fails() {
+    let rig = world().await;
+    let worker = rig.worker().await;
+    publish(&rig).await;
+    let id = letter(&rig).await;
+    let readme = readme();
+    let mends = |command: &String| command.contains("jq") && command.contains("purge");
+    let recipes: Vec<String> = commands(&readme).into_iter().filter(mends).collect();
+    let [recipe] = &recipes[..] else { panic!("not one recipe: {recipes:?}") };
+    let recipe = recipe.replace("db5222a8", &id);
+    let mut bare = Shell::new(&rig);
+    let folder = rig.dir.join("without-jq");
+    std::fs::create_dir(&folder).expect("the test's folder can be written");
+    for (name, file) in [("rollcall", env!("CARGO_BIN_EXE_rollcall")), ("sed", "/usr/bin/sed")] {
+        std::os::unix::fs::symlink(file, folder.join(name)).expect("a link");
+    }
+    bare.env.insert("PATH".to_owned(), folder.display().to_string());
+    let shell = Shell::new(&rig);
+    let wrong_id = recipe.replacen(&id, "00000000", 1);
+    let cases = [
+        ("no jq", &bare, recipe.clone()),
+        ("no such letter", &shell, wrong_id),
+        ("nothing found", &shell, recipe.replace(".username = \"bob\"", "empty")),
+        ("half of it is wrong", &shell, recipe.replace(".username = \"bob\"", "error")),
+        ("blank", &shell, recipe.replace("jq -c", "head -c 0 | jq -c")),
+    ];
+    for (what, shell, command) in cases {
+        let output = shell.run(&command).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        println!("{what}: {}: {said}", output.status);
+        assert_eq!(rig.dead_letters().await.len(), 1, "{what}: the letter is gone: {said}");
+        assert!(!output.status.success() && !said.is_empty(), "{what}: nobody was told: {said}");
+    }
+    worker.terminate().await;
+}
+
+const FIRST_STEPS: &str = "### First steps";
+
+/// Ends what the script leaves running, and with it whatever is left if it never ends.
+const ONE_SHELL: [&str; 4] = ["timeout", "80", "/bin/bash", "--noprofile"];
+
+/// As one text, read by one shell, in a world that has nothing yet but servers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_steps_can_be_pasted_into_one_shell() {
+    let mut rig = Rig::bare(DEFAULT_SETS).await;
+    serve_somewhere(&mut rig);
+    let readme = readme();
+    let steps = blocks(section(&readme, FIRST_STEPS), "sh");
+    let [steps] = steps[..] else { panic!("not one block: {steps:?}") };
+    let script = format!(
+        "set -e\ntrap 'kill $(jobs -p); wait' EXIT\n{steps}\n\
+         curl -sS --fail-with-body --retry 20 --retry-connrefused -o page.html \
+         http://{}/\necho \"running: $(jobs -r | wc -l)\"\n",
+        rig.env["ROLLCALL_SERVE_ADDR"]
+    );
+    let mut command = Command::new(ONE_SHELL[0]);
+    command.args(&ONE_SHELL[1..]).current_dir(&rig.dir).env_clear().envs(Shell::new(&rig).env);
+    let run = Running::of(command, &rig.dir, script.as_bytes()).end().await;
+    println!("{}\n{}", run.stdout, run.stderr);
+    let run = run.expect(0);
+    let page = std::fs::read_to_string(rig.dir.join("page.html")).expect("the page was asked for");
+    assert!(page.contains("Rollcall"), "{page:.300}");
+    // zoe is counted; kim is no name; a set is filled from what was there; worker and page run.
+    for wanted in ["\nyes\n1\n", "field_type", "\nCA\n", "running: 2\n"] {
+        assert!(run.stdout.contains(wanted), "{wanted:?} is missing: {}", run.stdout);
+    }
+    let letters = rig.dead_letters().await;
+    let bodies: Vec<_> = letters.iter().map(|l| String::from_utf8_lossy(&l.body)).collect();
+    assert!(bodies.len() == 1 && bodies[0].contains("kim"), "{bodies:?}");
+}
+
+/// Its connection is lost, and made again.
+const CUT: &str = "
+const again = new Promise((done) => redis.once('ready', done))
+const id = await redis.sendCommand(['CLIENT', 'ID'])
+await redis.sendCommand(['CLIENT', 'KILL', 'ID', String(id), 'SKIPME', 'no'])
+await again
+console.log(await ask('SCARD', 'rollcall:cities'))
+";
+
+/// The producer and the readers that stand in the README, in their languages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_programs_of_the_readme_do_what_they_say() {
+    let mut rig =
+        Rig::new("cities=state+city users=username users_by_city=username@state+city").await;
+    let worker = rig.worker().await;
+    let readme = readme();
+    let (python, js) = (blocks(&readme, "python"), blocks(&readme, "js"));
+    let ([producer, reader], [js]) = (&python[..], &js[..]) else {
+        panic!("{} blocks of Python and {} of JavaScript", python.len(), js.len());
+    };
+    let proxy = rig.proxy("AMQP_URL").await;
+    proxy.lose_replies_to(["Fresno".to_owned()]);
+    let exchange = format!("\"{}\", \"app\"", rig.exchange());
+    let producer = producer.replace("\"rollcall\", \"app\"", &exchange);
+    let run = rig.begin_program(Language::Python, &["-c", &producer], b"").end().await.expect(0);
+    assert!(run.stderr.contains("not confirmed"), "a retry is told: {}", run.stderr);
+    assert_eq!(proxy.replies_lost(), 1);
+    eventually(LONG, "ann to be counted, once for each of two", async || {
+        let found = rig.cli(&["read", "contains", "users", "ann"]).await.expect(0).stdout;
+        let duplicates = worker.metrics().await?.sum(names::DUPLICATES);
+        if found.contains("yes") && duplicates == 1.0 { Ok(()) } else { Err(found) }
+    })
+    .await;
+
+    let keys = |text: &str| text.replace("rollcall:", &format!("{}:", rig.prefix()));
+    let reader = keys(reader);
+    let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/.rollcall/examples/node/node_modules");
+    std::os::unix::fs::symlink(packages, rig.dir.join("node_modules")).expect("a link");
+    let js = keys(&js.replace("await redis.close()", &format!("{CUT}await redis.close()")));
+    let js = rig.file("reader.mjs", js.as_bytes());
+    let ask = async |language, args: &[&str]| {
+        rig.begin_program(language, args, b"").end().await.expect(0).stdout
+    };
+    assert_eq!(ask(Language::Python, &["-c", &reader]).await, "1\n1\n{'ann'}\n");
+    assert_eq!(ask(Language::Node, &[&js]).await, "1\n1\n1\n");
+    worker.terminate().await;
+    let mut redis = rig.redis().await;
+    for key in redis.texts(&["KEYS", &format!("{}:*", rig.prefix())]).await.unwrap() {
+        redis.int(&["DEL", &key]).await;
+    }
+    assert_eq!(ask(Language::Python, &["-c", &reader]).await, "None\nNone\nNone\n");
+    assert_eq!(ask(Language::Node, &[&js]).await, "null\nnull\nnull\n");
+}
+
+/// What stays wrong is told with each try, and leaves no connection behind with each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_is_refused_says_so_and_keeps_one_connection() {
+    let mut rig = Rig::breakable(DEFAULT_SETS).await;
+    let readme = readme();
+    let producer =
+        blocks(&readme, "python")[0].replace("\"rollcall\", \"app\"", "\"nowhere\", \"app\"");
+    rig.set("ROLLCALL_EXCHANGE", "nowhere");
+    let example = "examples/producers/python/publish.py";
+    for args in [&["-u", "-c", &producer][..], &["-u", example]] {
+        let running = rig.begin_program(Language::Python, args, b"{}\n");
+        eventually(LONG, "four tries to be told", async || {
+            let (_, told) = running.said();
+            match told.matches("no exchange 'nowhere'").count() {
+                4.. => Ok(()),
+                n => Err(format!("{n} were: {told}")),
+            }
+        })
+        .await;
+        // Each that it had made before would be open still.
+        eventually(SHORT, "one connection at most", async || {
+            let args = ["-q", "list_connections", "client_properties", "--no-table-headers"];
+            match rig.rabbitmqctl(&args).matches("Pika").count() {
+                0 | 1 => Ok(()),
+                n => Err(format!("{n} are open")),
+            }
+        })
+        .await;
+        assert!(running.kill(), "it gave up");
+    }
 }
 
 /// What the answer to some must hold, as far as the README says.
 fn expect(command: &str, out: &str) {
     let wanted = match command {
         _ if command.starts_with("redis-cli") => rig_generation(out),
-        _ if command.ends_with("rollcall read members states") => out.contains("CA"),
         "rollcall check" => out.matches(" ok ").count() == 3,
         "rollcall read contains users ann bob" => out.contains("ann\tyes") && out.contains("bob\t"),
         "rollcall read members users_by_city --group CA Fresno" => out.contains("ann"),
@@ -211,11 +399,22 @@ fn rig_generation(out: &str) -> bool {
 
 #[test]
 fn the_commands_of_a_document_are_found_whole() {
-    let document = "text\n```sh\nfirst # why\na |\n  b\ncat <<'END'\nx\nEND\n```\n\n```console\n$ asked\n\
+    let document = "text\n```sh\nfirst # why\na |\n  b\none &&\n  two\ncat <<'END'\nx\nEND\n```\n\n```console\n$ asked\n\
                     answer\n$ again\n```\n    make it\n```python\n$ no\n```\n";
     let found = commands(document);
     assert_eq!(
         found,
-        ["first # why", "a |\n  b", "cat <<'END'\nx\nEND", "asked", "again", "make it"]
+        [
+            "first # why",
+            "a |\n  b",
+            "one &&\n  two",
+            "cat <<'END'\nx\nEND",
+            "asked",
+            "again",
+            "make it"
+        ]
     );
+    assert_eq!(blocks(document, "python"), ["$ no"]);
+    assert_eq!(blocks(document, "console"), ["$ asked\nanswer\n$ again"]);
+    assert_eq!(section("# A\n### B\nb\n#### C\nc\n## D\n", "### B"), "### B\nb\n#### C\nc");
 }
