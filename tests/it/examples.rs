@@ -146,7 +146,7 @@ fn answer(code: i32, text: &str) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_says_what_is_there_and_unknown_where_redis_was_emptied() {
-    let mut rig = Rig::new(DEFAULT_SETS).await;
+    let mut rig = Rig::new(&format!("{DEFAULT_SETS} users_by_city=username@state+city")).await;
     let mut oracle = rig.oracle();
     let mut producer = Producer::new(seed());
     let worker = rig.worker().await;
@@ -158,6 +158,11 @@ async fn a_reader_says_what_is_there_and_unknown_where_redis_was_emptied() {
     events.push(producer.event_with(json!({"username": odd, "state": "CA", "city": "San José"})));
     let encoded = "50%: a:b {c}\n\u{1}\u{7f}";
     events.push(producer.event_with(json!({"username": encoded, "state": "C:A", "city": "{x}"})));
+    // An option of somebody's `echo`; a part that is empty and has its place all the same.
+    for (state, user) in [("", "-n"), ("CA", "-e"), ("CA", "-E")] {
+        let fields = json!({"username": user, "state": state, "city": "Greenfield"});
+        events.push(producer.event_with(fields));
+    }
     oracle.all_good(&events);
     rig.publish_events(&events).await;
     rig.finish(&oracle, vec![worker]).await;
@@ -175,6 +180,17 @@ async fn a_reader_says_what_is_there_and_unknown_where_redis_was_emptied() {
             (&["contains", "cities", "C:A", "{x}"], "yes"),
             (&["contains", "cities", "CA:San José"], "no"),
             (&["contains", "cities", "San José"], "no"),
+            (&["contains", "users", "-n"], "yes"),
+            (&["contains", "users", "-e"], "yes"),
+            (&["contains", "users", ""], "no"),
+            (&["contains", "cities", "", "Greenfield"], "yes"),
+            (&["contains", "cities", "Greenfield"], "no"),
+            (&["contains", "cities", "Greenfield", ""], "no"),
+            (&["count", "users_by_city:CA:Greenfield"], "2"),
+            (&["contains", "users_by_city:CA:Greenfield", "-E"], "yes"),
+            (&["contains", "users_by_city:CA:Greenfield", "-n"], "no"),
+            (&["count", "users_by_city:C%3AA:%7Bx%7D"], "1"),
+            (&["count", &smuggled], "0"),
         ] {
             assert_eq!(
                 ask(&rig, reader, question).await,

@@ -26,29 +26,36 @@ ASK
     [[ -z ${said[4]:-} ]] || echo "${said[3]}"
 }
 
-# As redis-cli reads it: in quotes, with \ and " escaped.
-quoted() { local text=${1//\\/\\\\}; printf '"%s"' "${text//\"/\\\"}"; }
+# The control bytes, but for 00, which no argument can hold.
+readonly CONTROL=(0{{1..9},{A..F}} 1{{0..9},{A..F}} 7F)
 
-# A value of each field of the set, as it is written in Redis: control bytes too are then text, so that
-# none can end the line and begin another command.
-member() {
-    local char code joined='' text
-    for text in "$@"; do
-        text=${text//%/%25}
-        for code in 3A 7B 7D 7F {0,1}{{0..9},{A..F}}; do
-            [[ $code != 00 ]] || continue    # no argument can hold it
-            printf -v char "\\x$code"
-            text=${text//"$char"/%$code}
-        done
-        joined+=${joined:+:}$text
+# escaped TEXT MARK CODE…: each byte of these codes as the mark and the code.
+escaped() {
+    local text=$1 mark=$2 code char
+    for code in "${@:3}"; do
+        printf -v char "\\x$code"
+        text=${text//"$char"/"$mark$code"}
     done
-    echo "$joined"
+    printf '%s' "$text"
+}
+
+# As redis-cli reads it: in quotes, so that nothing in it can end the line and begin another command.
+quoted() {
+    local text=${1//\\/\\\\}
+    printf '"%s"' "$(escaped "${text//\"/\\\"}" '\x' "${CONTROL[@]}")"
+}
+
+# A value of each field of the set, as it is written in Redis.
+member() {
+    local IFS=: text texts=()
+    for text in "$@"; do texts+=("$(escaped "$text" % 25 3A 7B 7D "${CONTROL[@]}")"); done
+    printf '%s' "${texts[*]}"
 }
 
 case $1 in
-    count) answer=$(ask SCARD "$(quoted "$prefix:$(member "$2")")") ;;
+    count) answer=$(ask SCARD "$(quoted "$prefix:$2")") ;;
     contains)
-        answer=$(ask SISMEMBER "$(quoted "$prefix:$(member "$2")")" "$(quoted "$(member "${@:3}")")")
+        answer=$(ask SISMEMBER "$(quoted "$prefix:$2")" "$(quoted "$(member "${@:3}")")")
         case $answer in 0) answer=no ;; 1) answer=yes ;; esac
         ;;
     *) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 64 ;;
