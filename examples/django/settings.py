@@ -1,7 +1,7 @@
 """No more than what the example needs. A real one keeps its secret key to itself."""
 
 import os
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 _database = urlsplit(os.environ["DATABASE_URL"])
 
@@ -21,6 +21,8 @@ DATABASES = {
         "PASSWORD": unquote(_database.password or ""),
         "HOST": _database.hostname or "",
         "PORT": _database.port or "",
+        # sslmode, sslrootcert and the like.
+        "OPTIONS": dict(parse_qsl(_database.query)),
     }
 }
 

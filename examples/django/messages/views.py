@@ -25,7 +25,10 @@ def post_message(request):
     ]
     if missing or bad:
         return JsonResponse({"missing": missing, "bad": bad}, status=400)
-    return JsonResponse({"id": models.post(**fields).id}, status=201)
+    try:
+        return JsonResponse({"id": models.post(**fields).id}, status=201)
+    except models.EventTooLarge:
+        return JsonResponse({"error": "too large"}, status=413)
 
 
 @require_GET

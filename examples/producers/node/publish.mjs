@@ -52,6 +52,7 @@ class Producer {
       } catch (error) {
         if (error instanceof Unroutable || triesLeft === 0) throw error
         // Was it stored? Nobody knows: send it again, it counts once.
+        console.error(`not confirmed: ${error.message}; ${triesLeft} tries left`)
         await this.close()
         await sleep(1000)
       }

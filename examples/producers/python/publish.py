@@ -10,10 +10,11 @@ import os
 import sys
 import time
 import uuid
+from contextlib import suppress
 from datetime import datetime, timezone
 
 import pika
-from pika.exceptions import AMQPChannelError, AMQPConnectionError, UnroutableError
+from pika.exceptions import AMQPChannelError, AMQPConnectionError, AMQPError, UnroutableError
 
 EXCHANGE = os.environ.get("ROLLCALL_EXCHANGE", "rollcall")
 TRIES = 60
@@ -32,12 +33,13 @@ class Producer:
     PERSISTENT = pika.BasicProperties(content_type="application/json", delivery_mode=2)
 
     def __init__(self, url):
-        self.parameters, self.channel = pika.URLParameters(url), None
+        self.parameters, self.connection, self.channel = pika.URLParameters(url), None, None
         self.parameters.blocked_connection_timeout = 30  # a broker short of memory or disk
 
     def connect(self):
         try:
-            channel = pika.BlockingConnection(self.parameters).channel()
+            self.connection = pika.BlockingConnection(self.parameters)
+            channel = self.connection.channel()
         except (OSError, ValueError) as error:
             # Of pika 1.4: a name that is not found; a link that is reset as soon as it stands.
             raise AMQPConnectionError(error) from error
@@ -56,16 +58,20 @@ class Producer:
                 return
             except UnroutableError:
                 raise  # it would fare the same again
-            except (AMQPConnectionError, AMQPChannelError):
+            except (AMQPConnectionError, AMQPChannelError) as error:
                 # Was it stored? Nobody knows: send it again, it counts once.
-                self.channel = None
+                print(f"not confirmed: {error!r}; {tries_left} tries left", file=sys.stderr)
+                self.close()
                 if tries_left == 0:
                     raise
                 time.sleep(1)
 
     def close(self):
-        if self.channel is not None and self.channel.is_open:
-            self.channel.connection.close()
+        """Also what an error has left: after a refusal the connection is open, its channel is not."""
+        connection, self.connection, self.channel = self.connection, None, None
+        if connection is not None and connection.is_open:
+            with suppress(AMQPError):
+                connection.close()
 
 
 def main():

@@ -134,6 +134,10 @@ async fn the_application_counts_each_message_once_and_says_when_it_does_not_know
     let long = "x".repeat(65);
     let long = [("state", &*long), ("city", "Fresno"), ("username", "ann"), ("text", "t")];
     assert_eq!(server.post(&long).await, 400);
+    // Each of its characters is six bytes of JSON.
+    let large = "é".repeat(200_000);
+    let large = [("state", "CA"), ("city", "Fresno"), ("username", "ann"), ("text", &*large)];
+    assert_eq!(server.post(&large).await, 413);
     let nul = [("state", "CA"), ("city", "Fresno"), ("username", "a\0b"), ("text", "t")];
     assert_eq!(server.post(&nul).await, 400);
     eventually(LONG, "the outbox to be published", async || match app.outbox().await {
@@ -180,6 +184,61 @@ async fn what_no_queue_takes_stays_in_the_outbox() {
     let run = app.manage(&rig, &["publish_outbox"]).end().await.expect(1);
     assert!(run.stderr.contains("unroutable"), "{}", run.stderr);
     assert_eq!(app.outbox().await, 1);
+}
+
+/// What RabbitMQ will never take holds up nothing: those before it are sent once, those behind it
+/// are sent, and it stays, with the reason.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_the_broker_refuses_is_set_aside() {
+    let rig = Rig::breakable(DEFAULT_SETS).await;
+    // No other test has this broker afterwards.
+    rig.spoil();
+    rig.rabbitmqctl(&["eval", "application:set_env(rabbit, max_message_size, 4096)."]);
+    let mut app = App::new(&rig).await;
+    app.manage(&rig, &["migrate", "-v0"]).end().await.expect(0);
+    app.pg
+        .run(
+            "INSERT INTO messages_outboxevent (body)
+             SELECT jsonb_build_object('n', n, 'text', repeat('x', CASE WHEN n IN (11, 15) THEN 5000
+                                                                    ELSE 10 END))::text
+             FROM generate_series(1, 20) n",
+        )
+        .await;
+    let run = app.manage(&rig, &["publish_outbox", "--once"]).end().await.expect(0);
+    for id in [11, 15] {
+        let told = format!("outbox row {id} is set aside");
+        assert_eq!(run.stderr.matches(&told).count(), 1, "{}", run.stderr);
+    }
+    let aside = "SELECT id::text || refused FROM messages_outboxevent ORDER BY id";
+    let aside = app.pg.texts(aside).await;
+    assert_eq!(aside.len(), 2, "{aside:?}");
+    assert!(aside[0].starts_with("11406") && aside[1].starts_with("15406"), "{aside:?}");
+    let bodies = rig.amqp().await.peek(rig.queue()).await;
+    let numbers: Vec<Value> = bodies
+        .iter()
+        .map(|message| serde_json::from_slice::<Value>(&message.body).unwrap()["n"].take())
+        .collect();
+    let sent: Vec<Value> = (1..=20).filter(|n| ![11, 15].contains(n)).map(Value::from).collect();
+    assert_eq!(numbers, sent, "each once, and in their order");
+    // Once the broker takes more, a person lets it go.
+    rig.rabbitmqctl(&["eval", "application:set_env(rabbit, max_message_size, 134217728)."]);
+    app.pg.run("UPDATE messages_outboxevent SET refused = ''").await;
+    app.manage(&rig, &["publish_outbox", "--once"]).end().await.expect(0);
+    assert_eq!(app.outbox().await, 0);
+}
+
+/// What the URL says after its `?` counts: no password goes over a link that should be encrypted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_application_takes_the_whole_of_its_database_url() {
+    let rig = Rig::bare(DEFAULT_SETS).await;
+    let mut app = App::new(&rig).await;
+    let url = app.env["DATABASE_URL"].clone();
+    let (place, _) = url.split_once('?').unwrap_or((&url, ""));
+    for (query, code) in [("application_name=a%20shop", 0), ("sslmode=require", 1)] {
+        app.env.insert("DATABASE_URL".to_owned(), format!("{place}?{query}"));
+        let run = app.manage(&rig, &["migrate", "-v0"]).end().await.expect(code);
+        assert_eq!(run.stderr.contains("SSL"), code == 1, "{}", run.stderr);
+    }
 }
 
 /// The event is there if and only if the row is.

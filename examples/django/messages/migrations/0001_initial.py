@@ -27,6 +27,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", ID.clone()),
                 ("body", models.TextField()),
+                ("refused", models.TextField(blank=True, db_default="")),
             ],
         ),
     ]
