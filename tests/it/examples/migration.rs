@@ -1,4 +1,5 @@
-//! docs/migration.md, step by step, while the demo goes on writing and its readers go on reading.
+//! The commands of docs/migration.md in their order, while the demo goes on writing and its readers
+//! go on reading.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -8,6 +9,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::django::App;
+use crate::documented::{Shell, blocks};
 use crate::harness::{DEFAULT_SETS, LONG, Pg, Rig, eventually, names};
 
 /// As the demo made it, with a history.
@@ -21,6 +23,25 @@ const OLD_TABLE: &str = "
            now() - n * interval '10 min'
     FROM generate_series(1, 3000) n";
 
+const PAGE: &str = include_str!("../../../docs/migration.md");
+
+/// Runs a block of the page, and wants this exit code of it. What runs on beside it the test has
+/// begun itself.
+async fn follow(rig: &Rig, app: &App, prefix: &str, number: usize, code: i32) {
+    let runs_on = |line: &&str| *line == "rollcall worker" || line.ends_with("publish_outbox");
+    let block = blocks(PAGE, "sh")[number];
+    let lines: Vec<&str> = block.lines().filter(|line| !runs_on(line)).collect();
+    let text = lines.join("\n");
+    let text = text.replace("messages_new", &format!("{prefix}_new"));
+    let text = text.replace("KEY_PREFIX=messages", &format!("KEY_PREFIX={prefix}"));
+    let mut shell = Shell::new(rig);
+    shell.dir = env!("CARGO_MANIFEST_DIR").into();
+    let url = &app.env["DATABASE_URL"];
+    let output = shell.run(&format!("set -e\nOLD_DATABASE_URL='{url}'\n{text}")).await;
+    let said = [output.stdout, output.stderr].concat();
+    assert_eq!(output.status.code(), Some(code), "{text}\n{}", String::from_utf8_lossy(&said));
+}
+
 /// The demo: an INSERT, and two SADDs beside it. Until told to stop; how many rows it wrote.
 struct Demo {
     stop: Arc<AtomicBool>,
@@ -31,7 +52,13 @@ struct Demo {
 impl Demo {
     async fn start(rig: &Rig, app: &App, prefix: &str) -> Demo {
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        let mut pg = Pg::connect(&app.env["DATABASE_URL"]).await.unwrap();
+        // With a role of its own, which may write messages and knows of nothing else.
+        let role = rig.role("demo");
+        let mut owner = Pg::connect(&app.env["DATABASE_URL"]).await.unwrap();
+        owner.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'demo'")).await;
+        owner.run(&format!("GRANT INSERT ON messages_message TO {role}")).await;
+        let (_, place) = app.env["DATABASE_URL"].rsplit_once('@').expect("a url with a login");
+        let mut pg = Pg::connect(&format!("postgres://{role}:demo@{place}")).await.unwrap();
         let (mut redis, prefix) = (rig.redis().await, prefix.to_owned());
         let (told, count) = (stop.clone(), written.clone());
         let task = tokio::spawn(async move {
@@ -106,33 +133,32 @@ async fn the_demo_is_left_without_a_gap() {
     let reader = reader(&rig, &prefix, demo.stop.clone()).await;
 
     // 1. Rollcall beside the demo, with keys of its own.
+    assert_eq!(blocks(PAGE, "sh").len(), 8, "each is in its place below");
     rig.set(names::KEY_PREFIX, &format!("{prefix}_new"));
-    rig.cli(&["manage", "migrate"]).await.expect(0);
-    rig.cli(&["manage", "topology"]).await.expect(0);
+    follow(&rig, &app, &prefix, 0, 0).await;
     let worker = rig.worker().await;
     demo.goes_on().await;
 
     // 2. New messages.
-    app.pg.run(include_str!("../../../examples/migration/outbox.sql")).await;
+    follow(&rig, &app, &prefix, 1, 0).await;
     let relay = app.manage(&rig, &["publish_outbox"]);
     demo.goes_on().await;
 
     // 3. The history.
-    let url = app.env["DATABASE_URL"].clone();
-    rig.set("ROLLCALL_IMPORT_DATABASE_URL", &url);
-    let query = "SELECT rollcall_event(m) AS event FROM messages_message m ORDER BY id";
-    let import = ["publish", "--events-per-message", "100", "--from-postgres", query];
-    rig.cli(&import).await.expect(0);
+    follow(&rig, &app, &prefix, 3, 0).await;
     demo.goes_on().await;
 
     // 4. The other prefix: the sets are made anew, and put in the place of the demo's.
+    follow(&rig, &app, &prefix, 4, 0).await;
     worker.terminate().await;
     rig.set(names::KEY_PREFIX, &prefix);
     let worker = rig.worker().await;
-    rig.cli(&["manage", "rebuild"]).await.expect(0);
+    follow(&rig, &app, &prefix, 5, 0).await;
     demo.goes_on().await;
 
-    // 5. The demo's own SADDs end, with the demo itself here.
+    // 5. The demo's own SADDs end, with the demo itself here; one of them was for a row that was
+    // rolled back.
+    redis.int(&["SADD", &format!("{prefix}:users"), "nobody"]).await;
     let stop = demo.stop.clone();
     demo.end().await;
     assert!(stop.load(Ordering::SeqCst) && reader.await.unwrap() > 100);
@@ -149,11 +175,22 @@ async fn the_demo_is_left_without_a_gap() {
     let rows = app.pg.texts("SELECT rollcall_event(m)::text FROM messages_message m").await;
     rows.iter().for_each(|row| oracle.good(&serde_json::from_str(row).unwrap()));
     rig.wait_arrived(&oracle).await;
+    follow(&rig, &app, &prefix, 6, 1).await;
+    follow(&rig, &app, &prefix, 6, 0).await;
     assert_eq!(oracle.members("users").len(), 500 + newcomers(&mut app).await);
     let counted = rig.cli(&["read", "count", "users", "--json"]).await.expect(0).json();
     assert_eq!(counted["cardinality"], json!(oracle.members("users").len()), "{counted}");
     rig.finish(&oracle, vec![worker]).await;
     rig.cli(&["manage", "verify"]).await.expect(0);
+
+    // The keys of the first step, whatever they are called.
+    let odd = format!("{prefix}_new:users_by_city:NY:New York's \"x\"");
+    redis.int(&["SADD", &odd, "ann"]).await;
+    follow(&rig, &app, &prefix, 7, 0).await;
+    let left = redis.texts(&["KEYS", &format!("{prefix}_new:*")]).await.unwrap();
+    assert_eq!(left, Vec::<String>::new());
+    let kept = redis.texts(&["KEYS", &format!("{prefix}:*")]).await.unwrap();
+    assert!(kept.len() > 2, "{kept:?}");
 }
 
 async fn newcomers(app: &mut App) -> usize {
