@@ -184,6 +184,26 @@ async fn the_asyncapi_document_says_what_is_there() {
             }
         }
     }
+    // One that the broker itself moves there: nobody took it in time.
+    rig.amqp().await.publish_that_expires(rig.exchange(), b"{}").await;
+    let moved = eventually(LONG, "the broker's letter", async || {
+        let letters = rig.dead_letters().await;
+        letters.into_iter().find(|l| l.header("reason").is_none()).ok_or("none".to_owned())
+    })
+    .await;
+    let said = document.pointer("/components/messages/movedByBroker/headers").expect("its headers");
+    for name in said["required"].as_array().expect("a list").iter().filter_map(Value::as_str) {
+        assert!(moved.header(name).is_some(), "no header {name}: {:?}", moved.headers);
+    }
+    for (name, value) in &moved.headers {
+        assert!(!said["properties"][name].is_null(), "{name} is not in the document: {value}");
+    }
+    let entry = &said["properties"]["x-death"]["items"];
+    for name in entry["required"].as_array().expect("a list").iter().filter_map(Value::as_str) {
+        assert!(moved.header("x-death").unwrap().contains(name), "{name}: {:?}", moved.headers);
+        assert!(!entry["properties"][name].is_null(), "{name} is required and not described");
+    }
+
     let reasons: Vec<_> = rollcall::event::Reason::ALL.iter().map(|r| json!(r.as_str())).collect();
     assert_eq!(known["reason"]["enum"], json!(reasons));
 }

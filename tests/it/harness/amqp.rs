@@ -120,6 +120,16 @@ impl Amqp {
         join_all(confirms).await
     }
 
+    /// A message that the broker takes out of its queue at once, as a dead letter.
+    pub async fn publish_that_expires(&self, exchange: &str, body: &[u8]) {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let properties =
+            BasicProperties::default().with_delivery_mode(2).with_expiration("1".into());
+        let sent =
+            self.channel.basic_publish(exchange.into(), "test".into(), options, body, properties);
+        sent.await.expect("sent").await.expect("confirmed");
+    }
+
     /// Messages ready in a queue that must exist.
     pub async fn ready(&self, queue: &str) -> Result<u32, String> {
         // A passive declare of a queue that is not there closes the channel: use one of its own.
