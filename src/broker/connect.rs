@@ -19,9 +19,10 @@ use crate::tls::{Files, with_or_without};
 /// A connection whose other end is silently gone ends 16 to 20 s later: lapin looks every half of
 /// this whether it has been twice this. With 2 s to close what is left, that is within 25 s.
 const HEARTBEAT_SECS: u16 = 8;
-/// lapin keeps room for 32 frames each way. Of RabbitMQ's 128 KiB that is 8 MiB a connection, all
-/// of it touched in turn; of these 2 MiB, and larger messages come in a few frames more.
-const FRAME_BYTES_MAX: u32 = 32 * 1024;
+/// RabbitMQ's own default. lapin keeps room for 32 frames each way, so fewer bytes would save memory;
+/// but a message's headers are one frame, as large as its producer's connection allowed, and one
+/// that is larger than ours ends the session. Where RabbitMQ has no limit, lapin must have one.
+const FRAME_BYTES_MAX: u32 = 128 * 1024;
 
 /// Runs `operation` for at most `limit`; `tried` names it in an error.
 pub(super) async fn timed<T>(

@@ -233,7 +233,11 @@ impl Incoming {
         Incoming {
             content_type: content_type.map(|text| text.as_str().to_owned()),
             cloud_event: headers::cloud_event(&properties),
-            delivery_count: headers::delivery_count(&properties),
+            // The broker's word, and not what a producer or a shovel wrote there.
+            delivery_count: match delivery.redelivered {
+                true => headers::delivery_count(&properties),
+                false => 0,
+            },
             redelivered: delivery.redelivered,
             exchange: delivery.exchange.into(),
             routing_key: delivery.routing_key.into(),

@@ -74,6 +74,7 @@ impl LaneConsumer {
         let channel = self.confirm_channel().await?;
         let config::Broker { dead_letters, timeout, .. } = &self.config;
         let exchange = short("exchange", dead_letters)?;
+        let frame_max = self.publish.configuration().frame_max() as usize;
         let tried = || format!("publishing a dead letter to `{dead_letters}`");
         let mut window: VecDeque<(Confirming, usize)> =
             VecDeque::with_capacity(WINDOW.min(letters.len()));
@@ -92,7 +93,7 @@ impl LaneConsumer {
                 // The fanout exchange does not look at it; an operator's own binding may.
                 letter.reason.into(),
                 letter.body.clone(),
-                letter::properties_of(letter),
+                letter::properties_of(letter, frame_max),
             );
             window.push_back((confirming, letter.body.len()));
         }

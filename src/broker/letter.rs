@@ -1,7 +1,8 @@
 //! What a dead letter looks like on the wire, there and back again. Pure.
 //!
 //! Never lets a header of the original message steer, expire or forge the letter, and never loses
-//! one: where a name is ours, the original's value travels beside it and comes back on replay.
+//! one: where a name is ours, the original's value travels beside it and comes back on replay. But
+//! for the largest of headers that fill a whole frame: a letter that cannot be sent helps nobody.
 
 use bytes::Bytes;
 use lapin::protocol::BasicProperties;
@@ -29,9 +30,16 @@ const FIRST_SEEN: &str = "first_seen";
 const DELIVERY_COUNT: &str = "delivery_count";
 const ORIGINAL_EXCHANGE: &str = "original_exchange";
 const ORIGINAL_ROUTING_KEY: &str = "original_routing_key";
+const DROPPED_HEADERS: &str = "dropped_headers";
+
+/// Bytes of a frame that the original's headers may not fill: ours, of which the detail and the names
+/// of those that are left out are the longest, and ten properties of 256 bytes.
+const FRAME_RESERVED: usize = 8 * 1024;
+/// Of the names of those that are left out.
+const DROPPED_BYTES_MAX: usize = 1024;
 
 /// The headers a letter adds.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     REASON,
     DETAIL,
     STAGE,
@@ -40,6 +48,7 @@ const OURS: [&str; 8] = [
     DELIVERY_COUNT,
     ORIGINAL_EXCHANGE,
     ORIGINAL_ROUTING_KEY,
+    DROPPED_HEADERS,
 ];
 
 /// Where an original header of such a name is kept meanwhile.
@@ -92,21 +101,23 @@ impl Filter {
     }
 }
 
-/// The properties of a letter about `letter.incoming`.
-pub(super) fn properties_of(letter: &DeadLetter<'_>) -> BasicProperties {
+/// The properties of a letter about `letter.incoming`, which all go into one frame.
+pub(super) fn properties_of(letter: &DeadLetter<'_>, frame_max: usize) -> BasicProperties {
     let original = &letter.incoming.properties.0;
     let mut headers = FieldTable::default();
-    for (name, value) in original.headers().iter().flatten() {
-        let name = name.as_str();
-        if is_bookkeeping(name) {
-            continue;
-        }
+    let (kept, dropped) = that_fit(original, frame_max.saturating_sub(FRAME_RESERVED));
+    for (name, value) in kept {
         let ours = OURS.contains(&name) || STEERING.contains(&name);
         let name = match ours {
             true => format!("{KEPT_PREFIX}{name}"),
             false => name.to_owned(),
         };
         insert(&mut headers, &name, value.clone());
+    }
+    if !dropped.is_empty() {
+        let mut names = dropped.join(" ");
+        names.truncate(names.floor_char_boundary(DROPPED_BYTES_MAX));
+        insert(&mut headers, DROPPED_HEADERS, string(&names));
     }
     let detail: String = letter.detail.chars().take(DETAIL_CHARS_MAX).collect();
     let incoming = letter.incoming;
@@ -124,6 +135,46 @@ pub(super) fn properties_of(letter: &DeadLetter<'_>) -> BasicProperties {
     insert(&mut headers, ORIGINAL_EXCHANGE, string(&incoming.exchange));
     insert(&mut headers, ORIGINAL_ROUTING_KEY, string(&incoming.routing_key));
     carried_over(original, headers)
+}
+
+type Header<'a> = (&'a str, &'a AMQPValue);
+
+/// The producer's headers, without the largest where all of them do not fit; and their names.
+fn that_fit(original: &BasicProperties, room: usize) -> (Vec<Header<'_>>, Vec<&str>) {
+    let all = original.headers().iter().flatten().map(|(name, value)| (name.as_str(), value));
+    let mut kept: Vec<Header<'_>> = all.filter(|(name, _)| !is_bookkeeping(name)).collect();
+    // A name of ours grows by the prefix.
+    let size =
+        |(name, value): &Header<'_>| 2 + KEPT_PREFIX.len() + name.len() + size_of_value(value);
+    let mut total: usize = kept.iter().map(size).sum();
+    let mut dropped = Vec::new();
+    while total > room
+        && let Some(largest) = (0..kept.len()).max_by_key(|at| size(&kept[*at]))
+    {
+        let header = kept.remove(largest);
+        total -= size(&header);
+        dropped.push(header.0);
+    }
+    (kept, dropped)
+}
+
+/// On the wire, in bytes, its type not included.
+fn size_of_value(value: &AMQPValue) -> usize {
+    match value {
+        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
+        AMQPValue::FieldArray(values) => {
+            4 + values.as_slice().iter().map(|value| 1 + size_of_value(value)).sum::<usize>()
+        }
+        AMQPValue::FieldTable(table) => {
+            let size =
+                |(name, value): (&ShortString, _)| 2 + name.as_str().len() + size_of_value(value);
+            4 + table.inner().iter().map(size).sum::<usize>()
+        }
+        // Numbers, a decimal of five bytes, a timestamp of eight.
+        _ => 8,
+    }
 }
 
 /// The properties with which a letter is published again: as the original had them.

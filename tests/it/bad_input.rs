@@ -372,6 +372,57 @@ async fn a_flood_of_bad_events_stops_the_worker() {
     rig.finish(&oracle, vec![worker]).await;
 }
 
+/// A message's headers are one frame, as large as its producer's connection allowed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_may_fill_a_frame() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let mut oracle = rig.oracle();
+    let mut producer = Producer::new(seed());
+    let worker = rig.warm_worker(&mut oracle, &mut producer).await;
+    let (events, mut messages) = (producer.events(3), Vec::new());
+    oracle.all_good(&events);
+    for (event, bytes) in events.iter().zip([40_000, 90_000, 130_000]) {
+        let headers = "h".repeat(bytes);
+        messages.push(Message::object(event).header("x-large", &headers));
+        let bad = format!("{{ {bytes}");
+        oracle.bad("json", bad.clone());
+        messages.push(Message::raw(bad).header("x-large", &headers).header("x-small", "s"));
+    }
+    rig.publish(&messages).await;
+    rig.wait_arrived(&oracle).await;
+    let metrics = worker.metrics().await.unwrap();
+    assert_eq!(metrics.sum(names::SESSION_ERRORS), 0.0, "no session ended by it");
+    let listed = rig.cli(&["dead-letters", "list", "--json"]).await.expect(0);
+    assert_eq!(listed.stdout.lines().count(), 3, "{}", listed.said());
+    let kept = rig.dead_letters().await;
+    assert!(kept.iter().all(|letter| letter.header("x-small") == Some("s")));
+    let large = kept.iter().filter(|letter| letter.header("x-large").is_some()).count();
+    let dropped = kept.iter().filter_map(|letter| letter.header("dropped_headers"));
+    assert_eq!((large, dropped.collect::<Vec<_>>()), (2, vec!["x-large"]));
+    rig.finish(&oracle, vec![worker]).await;
+}
+
+/// Nor is what a producer or a shovel wrote there a sign of anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_of_the_producer_s_own_makes_no_suspect() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let mut oracle = rig.oracle();
+    let mut producer = Producer::new(seed());
+    let worker = rig.warm_worker(&mut oracle, &mut producer).await;
+    let events = producer.events(20);
+    oracle.all_good(&events);
+    let count = lapin::types::AMQPValue::LongLongInt(9);
+    let counted =
+        |event: &Value| Message::object(event).odd_header("x-delivery-count", count.clone());
+    let messages: Vec<Message> = events.iter().map(counted).collect();
+    rig.publish(&messages).await;
+    rig.wait_arrived(&oracle).await;
+    let metrics = worker.metrics().await.unwrap();
+    let told = (metrics.sum(names::SUSPECTS), metrics.sum(names::SESSION_ERRORS));
+    assert_eq!(told, (0.0, 0.0));
+    rig.finish(&oracle, vec![worker]).await;
+}
+
 /// One byte over the limit.
 fn just_too_large(producer: &mut Producer) -> Vec<u8> {
     let mut event = producer.event();

@@ -27,7 +27,7 @@ fn incoming(properties: BasicProperties) -> Incoming {
 }
 
 fn condemned(incoming: &Incoming, detail: &str) -> BasicProperties {
-    properties_of(&DeadLetter {
+    let letter = DeadLetter {
         incoming,
         body: incoming.body.clone(),
         reason: "json",
@@ -35,7 +35,25 @@ fn condemned(incoming: &Incoming, detail: &str) -> BasicProperties {
         stage: "decode",
         sqlstate: Some("22P02"),
         first_seen: datetime!(2026-11-23 10:00:00.5 UTC),
-    })
+    };
+    properties_of(&letter, 128 * 1024)
+}
+
+/// What a producer may fill a whole frame with leaves no room for what a letter adds.
+#[test]
+fn of_headers_that_do_not_fit_the_largest_are_left_out_and_named() {
+    let text = |bytes: usize| AMQPValue::LongString("x".repeat(bytes).into());
+    let array = AMQPValue::FieldArray(vec![text(20_000); 2].into());
+    let headers =
+        [("small", text(100)), ("large", text(90_000)), ("array", array), ("reason", text(9))];
+    let incoming = incoming(BasicProperties::default().with_headers(table(&headers)));
+    let letter = condemned(&incoming, "d");
+    let names: Vec<&str> =
+        letter.headers().iter().flatten().map(|(name, _)| name.as_str()).collect();
+    assert!(names.contains(&"array") && names.contains(&"small"), "{names:?}");
+    assert!(names.contains(&"original_header:reason") && !names.contains(&"large"), "{names:?}");
+    assert_eq!(find_text(&letter, "dropped_headers").as_deref(), Some("large"));
+    assert!(find(&properties_for_replay(&letter), "dropped_headers").is_none());
 }
 
 #[test]
