@@ -157,6 +157,7 @@ impl Forgetting<'_> {
                         support.seen(members(self.rules, at, payload));
                     })
                     .await?
+                    .is_some()
             {
                 // Most members are supported by many events, and soon found to be.
                 if support.len() < left / 2 || support.len() < left.min(100) {
@@ -256,15 +257,15 @@ impl Forgetting<'_> {
         for leaf in progress.leaves.clone() {
             let Some(mut walk) = Walk::begin(link, &leaf).await? else { continue };
             let mut found = Erased::default();
-            while walk
+            while let Some(rows) = walk
                 .step(link, &self.filter, |at, payload| {
-                    found.events += 1;
                     if noted.len() < DRY_MEMBERS_MAX {
                         noted.extend(members(self.rules, at, payload));
                     }
                 })
                 .await?
             {
+                found.events += rows;
                 progress.at(&walk);
             }
             progress.past(&walk);

@@ -123,10 +123,9 @@ pub async fn erase_step(
     let recent_ms = recent.as_millis();
     let sql = format!(
         "DELETE FROM ONLY {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM ONLY {table} \
-         WHERE ctid > '({},{})' AND ctid < '({to},0)' AND ({filter}) LIMIT {DELETED_MAX})) \
+         WHERE ctid >= '({from},0)' AND ctid < '({to},0)' AND ({filter}) LIMIT {DELETED_MAX})) \
          RETURNING occurred_at, payload::text, \
-         received_at > now() - interval '{recent_ms} milliseconds'",
-        from.0, from.1
+         received_at > now() - interval '{recent_ms} milliseconds'"
     );
     let done = link
         .run("erase events", async |conn: &mut PgConnection| {
@@ -153,6 +152,7 @@ pub async fn erase_step(
     // The deleted are gone: what is left of the range is found by the same question again.
     if done.events < DELETED_MAX {
         walk.passed(to);
+        walk.widen();
     }
     Ok(true)
 }

@@ -1,5 +1,6 @@
 //! Reads the table partition by partition, in bounded steps, as rows lie on disk. A step is one
-//! statement, so its snapshot is short, and what it reads is bounded in rows and in blocks.
+//! statement, so its snapshot is short, and what it reads is bounded in rows and in blocks. It
+//! counts on no order of rows: with an index, or several processes, Postgres gives them in any.
 //!
 //! It sees every row that was committed before it began and is not deleted meanwhile. A row that
 //! comes while it goes may be seen or not: whoever cares takes a mark first, and looks once more.
@@ -13,10 +14,12 @@ use time::OffsetDateTime;
 use super::error::StoreError;
 use super::link::Link;
 
-/// Rows of one step. A row can add 256 KiB of members at the very most.
-const STEP_ROWS: i64 = 1_000;
+/// Rows of one step, unless one block holds more. A row can add 256 KiB of members at the very most.
+const STEP_ROWS: u64 = 1_000;
+/// What the first step reads: of usual events some 600.
+const STEP_BLOCKS_FIRST: i64 = 32;
 /// 32 MiB: where nothing matches, this is what one statement reads.
-pub const STEP_BLOCKS: i64 = 4_096;
+const STEP_BLOCKS_MAX: i64 = 4_096;
 
 /// One partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,8 +113,10 @@ pub async fn leaves(link: &mut Link) -> Result<Vec<Leaf>, StoreError> {
 /// A walk through one partition.
 pub struct Walk {
     leaf: Leaf,
-    /// Read up to here, and all before it.
-    at: (i64, i32),
+    /// All before this block has been read.
+    at: i64,
+    /// Blocks of the next step.
+    step: i64,
     blocks: i64,
 }
 
@@ -119,71 +124,82 @@ impl Walk {
     /// `None` where the partition is gone.
     pub async fn begin(link: &mut Link, leaf: &Leaf) -> Result<Option<Walk>, StoreError> {
         let blocks = size(link, leaf).await?;
-        Ok(blocks.map(|blocks| Walk { leaf: leaf.clone(), at: (0, 0), blocks }))
+        let walk = |blocks| Walk { leaf: leaf.clone(), at: 0, step: STEP_BLOCKS_FIRST, blocks };
+        Ok(blocks.map(walk))
     }
 
     /// Blocks read, and blocks there are.
     pub fn done(&self) -> (u64, u64) {
-        (self.at.0.min(self.blocks).unsigned_abs(), self.blocks.unsigned_abs())
+        (self.at.min(self.blocks).unsigned_abs(), self.blocks.unsigned_abs())
     }
 
-    /// Reads on. False when all has been read.
+    /// Reads on. How many rows were read for good: another step may give some again, and counts them
+    /// then. `None` when all has been read.
     pub async fn step(
         &mut self,
         link: &mut Link,
         filter: &Filter,
         mut each: impl FnMut(OffsetDateTime, &str),
-    ) -> Result<bool, StoreError> {
-        let Some(((block, row), to)) = self.next_range(link).await? else { return Ok(false) };
-        let (table, rows_max) = (&self.leaf.table, STEP_ROWS);
-        let filter_sql = &filter.sql;
+    ) -> Result<Option<u64>, StoreError> {
+        let Some((from, to)) = self.next_range(link).await? else { return Ok(None) };
+        let (table, filter_sql) = (&self.leaf.table, &filter.sql);
+        // A block holds some 290 rows at most.
+        let limit = match to - from {
+            1 => String::new(),
+            _ => format!("LIMIT {STEP_ROWS}"),
+        };
         let sql = format!(
-            "SELECT split_part(trim(BOTH '()' FROM ctid::text), ',', 1)::bigint, \
-             split_part(trim(BOTH '()' FROM ctid::text), ',', 2)::int, \
-             occurred_at, payload::text FROM ONLY {table} \
-             WHERE ctid > '({block},{row})' AND ctid < '({to},0)' AND ({filter_sql}) \
-             LIMIT {rows_max}"
+            "SELECT occurred_at, payload::text FROM ONLY {table} \
+             WHERE ctid >= '({from},0)' AND ctid < '({to},0)' AND ({filter_sql}) {limit}"
         );
-        let (seen, last) = link
+        let seen = link
             .run("read events", async |conn: &mut PgConnection| {
-                let query =
-                    sqlx::query_as::<_, (i64, i32, OffsetDateTime, String)>(AssertSqlSafe(sql))
-                        .persistent(false);
+                let query = sqlx::query_as::<_, (OffsetDateTime, String)>(AssertSqlSafe(sql))
+                    .persistent(false);
                 let mut rows = filter.bind(query).fetch(conn);
-                let (mut seen, mut last) = (0, (0, 0));
-                while let Some((block, row, at, payload)) = rows.try_next().await? {
+                let mut seen = 0;
+                while let Some((at, payload)) = rows.try_next().await? {
                     each(at, &payload);
                     seen += 1;
-                    last = (block, row);
                 }
-                Ok((seen, last))
+                Ok(seen)
             })
             .await?;
-        match seen == rows_max {
-            true => self.at = last,
-            false => self.passed(to),
+        if seen >= STEP_ROWS && to - from > 1 {
+            // There may be more of them anywhere in it: once again, in smaller steps.
+            self.step = ((to - from) / 4).max(1);
+            return Ok(Some(0));
         }
-        Ok(true)
+        self.passed(to);
+        if seen < STEP_ROWS / 4 {
+            self.widen();
+        }
+        Ok(Some(seen))
     }
 
-    /// From where to read on, and to which block; `None` when all has been read.
+    /// Little was found.
+    pub(super) fn widen(&mut self) {
+        self.step = (self.step * 2).min(STEP_BLOCKS_MAX);
+    }
+
+    /// From which block to read on, and up to which; `None` when all has been read.
     pub(super) async fn next_range(
         &mut self,
         link: &mut Link,
-    ) -> Result<Option<((i64, i32), i64)>, StoreError> {
-        if self.at.0 >= self.blocks {
+    ) -> Result<Option<(i64, i64)>, StoreError> {
+        if self.at >= self.blocks {
             // It may have grown; what came later is there as well, if it was committed.
             match size(link, &self.leaf).await? {
                 Some(blocks) if blocks > self.blocks => self.blocks = blocks,
                 _ => return Ok(None),
             }
         }
-        Ok(Some((self.at, (self.at.0 + STEP_BLOCKS).min(self.blocks))))
+        Ok(Some((self.at, (self.at + self.step).min(self.blocks))))
     }
 
     /// All before this block has been seen to.
     pub(super) fn passed(&mut self, block: i64) {
-        self.at = (block, 0);
+        self.at = block;
     }
 
     pub(super) fn table(&self) -> &str {

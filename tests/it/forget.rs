@@ -331,3 +331,39 @@ async fn it_asks_for_a_field_and_a_value_and_for_its_turn() {
     assert!(run.stderr.contains("another process"), "{}", run.stderr);
     rig.cli(&["manage", "forget", "username=ann", "--dry-run"]).await.expect(0);
 }
+
+/// With several processes at it, or by an index, Postgres gives rows in any order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_walk_misses_no_row_in_whatever_order_they_come() {
+    let rig = Rig::new("tags=tag places=state+city").await;
+    let mut pg = rig.pg().await;
+    let database = pg.texts("SELECT current_database()::text").await.remove(0);
+    for setting in
+        ["parallel_setup_cost = 0", "parallel_tuple_cost = 0", "min_parallel_table_scan_size = 0"]
+    {
+        pg.run(&format!("ALTER DATABASE \"{database}\" SET {setting}")).await;
+    }
+    pg.run("SELECT rollcall_ensure_partition(now(), 'month')").await;
+    // Each tag is in two events, far apart; ann's alone are to go.
+    pg.run(
+        "INSERT INTO events (occurred_at, id, payload)
+         SELECT now(), gen_random_uuid(), jsonb_build_object(
+            'tag', jsonb_build_array('t' || n % 20000), 'username', 'u' || n, 'pad', repeat('x', 150))
+         FROM generate_series(1, 40000) AS n",
+    )
+    .await;
+    pg.run(
+        "INSERT INTO events (occurred_at, id, payload)
+         SELECT now(), gen_random_uuid(), jsonb_build_object(
+            'tag', (SELECT jsonb_agg('t' || n) FROM generate_series(a * 50, a * 50 + 49) AS n),
+            'username', 'ann') FROM generate_series(0, 399) AS a",
+    )
+    .await;
+    pg.run("ANALYZE events").await;
+    rig.cli(&["manage", "rebuild"]).await.expect(0);
+    let forgotten = rig.cli(&["manage", "forget", "username=ann", "--json"]).await.expect(0).json();
+    assert_eq!(forgotten["events"], json!(400), "{forgotten}");
+    let mut redis = rig.redis().await;
+    let tags = redis.int(&["SCARD", &format!("{}:tags", rig.prefix())]).await;
+    assert_eq!(tags, 20_000, "each of them is in another event as well");
+}
