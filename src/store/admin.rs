@@ -52,13 +52,19 @@ pub async fn count_events(store: &config::Store) -> Result<u64, StoreError> {
     Ok(u64::try_from(count).unwrap_or_default())
 }
 
-/// Whether no event is stored: reads one row at most.
+/// Whether there is nothing that a set could hold: no event, and no member of one that retention has
+/// dropped. Reads two rows at most.
 pub async fn is_empty(store: &config::Store) -> Result<bool, StoreError> {
     let mut link = Link::open(&store.url, store.timeout).await?;
     read_state(&mut link).await?.required()?;
     let empty = link
         .run("see whether there are events", async |conn| {
-            sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM events)").fetch_one(conn).await
+            sqlx::query_scalar(
+                "SELECT NOT EXISTS (SELECT FROM events) \
+                 AND NOT EXISTS (SELECT FROM retired_members)",
+            )
+            .fetch_one(conn)
+            .await
         })
         .await?;
     link.close().await;

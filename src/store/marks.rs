@@ -109,7 +109,8 @@ pub async fn standing(link: &mut Link, prefix: &str) -> Result<Standing, StoreEr
     })
 }
 
-/// Notes that rows with `txid >= from` may be missing in Redis. Committed when it returns.
+/// Notes that rows with `txid >= from` may be missing in Redis; where retention has dropped such
+/// rows, that only a rebuild mends it. Committed when it returns.
 pub async fn note_missing(
     link: &mut Link,
     prefix: &str,
@@ -121,7 +122,8 @@ pub async fn note_missing(
             "INSERT INTO rollcall_projection AS p (prefix, version, catch_up_from, reason, \
              noted_at) VALUES ($1, 1, $2, $3, now()) ON CONFLICT (prefix) DO UPDATE SET \
              version = p.version + 1, noted_at = now(), reason = coalesce(p.reason, $3), \
-             catch_up_from = least(coalesce(p.catch_up_from, $2), $2)",
+             catch_up_from = least(coalesce(p.catch_up_from, $2), $2), \
+             rebuild = p.rebuild OR coalesce($2 < p.dropped_txid, false)",
         )
         .bind(prefix)
         .bind(from)
@@ -151,25 +153,29 @@ pub async fn note_rebuild(link: &mut Link, prefix: &str, reason: &str) -> Result
 }
 
 /// Everything that the snapshot of `through` saw is in Redis. Clears the need if nothing was noted
-/// since `version`; else what was noted counts from there on. Whether nothing is left.
+/// since `version`; else what was noted counts from there on, or is left alone where that is true
+/// of some sets only. Whether nothing is left.
 pub async fn caught_up(
     link: &mut Link,
     prefix: &str,
     version: i64,
     through: &Mark,
+    all: bool,
 ) -> Result<bool, StoreError> {
     let left: Option<bool> = link
         .run("note what redis has got", async |conn: &mut PgConnection| {
             sqlx::query_scalar(
                 "UPDATE rollcall_projection SET \
                  catch_up_from = CASE WHEN version = $2 THEN NULL \
-                                      ELSE greatest(catch_up_from, $3) END, \
+                                      WHEN $4 THEN greatest(catch_up_from, $3) \
+                                      ELSE catch_up_from END, \
                  reason = CASE WHEN version = $2 AND NOT rebuild THEN NULL ELSE reason END \
                  WHERE prefix = $1 RETURNING catch_up_from IS NOT NULL OR rebuild",
             )
             .bind(prefix)
             .bind(version)
             .bind(through.xmin)
+            .bind(all)
             .fetch_optional(conn)
             .await
         })
@@ -190,6 +196,8 @@ pub async fn rebuilt(
                 "INSERT INTO rollcall_projection AS p (prefix, rebuilt_at, system_identifier, \
                  timeline) VALUES ($1, now(), $4, $5) ON CONFLICT (prefix) DO UPDATE SET \
                  rebuilt_at = now(), system_identifier = $4, timeline = $5, \
+                 dropped_txid = CASE WHEN (p.system_identifier, p.timeline) = ($4, $5) \
+                                     THEN p.dropped_txid END, \
                  catch_up_from = CASE WHEN p.version = $2 THEN NULL \
                                       ELSE greatest(p.catch_up_from, $3) END, \
                  rebuild = p.rebuild AND p.version <> $2, \

@@ -59,16 +59,11 @@ pub async fn retire(
         let Some(mut walk) = Walk::begin(link, leaf).await? else { break };
         loop {
             let mut found = HashSet::new();
-            let more = walk
-                .step(link, &filter, |at, payload| {
-                    folded.rows_read += 1;
-                    members(at, payload, &mut found);
-                })
-                .await?;
+            let read =
+                walk.step(link, &filter, |at, payload| members(at, payload, &mut found)).await?;
             folded.members += retain(link, found).await?;
-            if !more {
-                break;
-            }
+            let Some(rows) = read else { break };
+            folded.rows_read += rows;
             let (done, total) = walk.done();
             progress(done, total);
         }
@@ -100,6 +95,13 @@ async fn retain(link: &mut Link, found: HashSet<Member>) -> Result<u64, StoreErr
     .await
 }
 
+/// What a catch-up has still to read goes with the partition, so it must be a rebuild: also for a
+/// note that comes later, of rows from before this. Every row here has a txid below that xmax.
+const DROPPED: &str = "
+UPDATE rollcall_projection SET dropped_txid = txid_snapshot_xmax(txid_current_snapshot()),
+       rebuild = rebuild OR catch_up_from IS NOT NULL,
+       version = version + (catch_up_from IS NOT NULL)::int";
+
 /// One transaction. ACCESS EXCLUSIVE on the partition first, so that nothing more can come; then
 /// what has come since the mark; last the table itself is locked, for as long as it takes to note
 /// in the catalogs that the partition is gone.
@@ -127,6 +129,7 @@ async fn finish(
         let new = members::keep(&mut *conn, Kept::Retired, &sorted(found)).await?;
         let drop = format!("ALTER TABLE events DETACH PARTITION {table}; DROP TABLE {table}");
         sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *conn).await?;
+        sqlx::raw_sql(DROPPED).execute(&mut *conn).await?;
         Ok((rows, new))
     };
     once(link, "drop a partition", &mut steps).await

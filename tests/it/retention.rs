@@ -214,3 +214,81 @@ async fn it_says_why_it_does_nothing() {
     assert!(run.stderr.contains("another process"), "{}", run.stderr);
     rig.cli(&["manage", "retention", "--dry-run"]).await.expect(0);
 }
+
+/// Nothing but retired members is left: an emptied Redis lacks them all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retired_members_come_back_into_an_emptied_redis() {
+    let (rig, _, mut producer, worker) = world().await;
+    worker.terminate().await;
+    let mut pg = rig.pg().await;
+    pg.run("TRUNCATE events").await;
+    rig.cli(&["manage", "rebuild"]).await.expect(0);
+    let mut oracle = rig.oracle();
+    let mut young = rig.env.clone();
+    young.remove(RETENTION_DAYS);
+    let worker = Worker::start(&rig.dir, &young).await;
+    worker.wait_ready().await;
+    publish(&rig, &mut oracle, &aged(&mut producer, [20, 21].into_iter())).await;
+    rig.wait_arrived(&oracle).await;
+    worker.assert_books_balance().await;
+    rig.cli(&["manage", "retention"]).await.expect(0);
+    assert_eq!(pg.int("SELECT count(*) FROM events").await, 0);
+    let mut redis = rig.redis().await;
+    let keys = redis.texts(&["KEYS", &format!("{}:*", rig.prefix())]).await.unwrap();
+    redis.int(&[&["DEL"], &keys.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat()).await;
+    eventually(LONG, "the users to come back", async || {
+        let read = rig.cli(&["read", "count", "users"]).await;
+        if read.stdout.trim() == "2" { Ok(()) } else { Err(read.said()) }
+    })
+    .await;
+    worker.terminate().await;
+    rig.cli(&["manage", "verify"]).await.expect(0);
+}
+
+/// What a catch-up had still to read goes with its partition: noted before it went, or after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_was_owed_when_its_partition_went_is_not_lost() {
+    let (rig, mut oracle, mut producer, worker) = world().await;
+    let mut pg = rig.pg().await;
+    let mut redis = rig.redis().await;
+    let users = format!("{}:users", rig.prefix());
+    // Nobody mends anything meanwhile.
+    worker.terminate().await;
+    for noted_first in [true, false] {
+        let name = format!("owed-{noted_first}");
+        let mut event = aged(&mut producer, [20].into_iter()).remove(0);
+        event["username"] = json!(name);
+        let at = event["occurred_at"].as_str().unwrap().to_owned();
+        let id = event["id"].as_str().unwrap();
+        let ensure = format!("SELECT count(*) FROM rollcall_ensure_partition('{at}', 'day')");
+        pg.int(&ensure).await;
+        let insert = format!("INSERT INTO events VALUES ('{at}', '{id}', '{event}')");
+        pg.run(&insert).await;
+        let txid = pg.int(&format!("SELECT txid FROM events WHERE id = '{id}'")).await;
+        // As a worker does whose Redis is away: `marks::note_missing`, by the CLI's own process.
+        let owe = format!(
+            "UPDATE rollcall_projection SET version = version + 1, catch_up_from = {txid}, \
+             rebuild = rebuild OR coalesce({txid} < dropped_txid, false)"
+        );
+        if noted_first {
+            pg.run(&owe).await;
+        }
+        rig.cli(&["manage", "retention"]).await.expect(0);
+        assert_eq!(pg.int(OLD).await, 0);
+        if !noted_first {
+            pg.run(&owe).await;
+        }
+        assert_eq!(redis.int(&["SISMEMBER", &users, &name]).await, 0, "Redis never saw it");
+        oracle.adds(&at, &event);
+        let worker = rig.worker().await;
+        eventually(LONG, "it to be made good", async || {
+            match redis.int(&["SISMEMBER", &users, &name]).await {
+                1 => Ok(()),
+                _ => Err("it lacks it".to_owned()),
+            }
+        })
+        .await;
+        worker.terminate().await;
+    }
+    rig.cli(&["manage", "verify"]).await.expect(0);
+}
