@@ -63,7 +63,9 @@ pub enum RepairError {
         "new events come faster than they are caught up: {rows} in the last of {passes} passes"
     )]
     Outrun { rows: u64, passes: u32 },
-    #[error("redis holds no generation: only a rebuild of all sets makes it whole")]
+    #[error(
+        "redis holds no generation, or lacks what no event brings: only a rebuild of all sets helps"
+    )]
     NeedsRebuild,
 }
 

@@ -108,11 +108,16 @@ fn say_rebuilt(rebuilt: &Rebuilt, output: Output) -> Result<Outcome> {
 }
 
 fn say_caught_up(caught_up: CaughtUp, output: Output) -> Result<Outcome> {
-    let CaughtUp { passes, events } = caught_up;
+    let CaughtUp { passes, events, others } = caught_up;
     match (output.json, passes) {
-        (true, _) => say!("{}", json!({"passes": passes, "events": events})),
+        (true, _) => {
+            say!("{}", json!({"passes": passes, "events": events, "others_lack": others}));
+        }
         (false, 0) => say!("nothing to do: redis lacks nothing that is known of"),
         (false, _) => say!("caught up: the members of {events} events added"),
+    }
+    if others && !output.json {
+        say!("not done: readers are told of sets that are not in this ROLLCALL_SETS");
     }
     Ok(Outcome::Done)
 }

@@ -25,7 +25,12 @@ pub async fn prune(
     let mut pruned = Pruned::default();
     if !dry_run {
         projection.remove_builds(sets.prefix()).await?;
-        projection.keep_definitions(&projection.meta().await?, sets).await?;
+        // Until nobody has changed them in between: no set that goes may be told whole.
+        while let Some(told) = projection.meta().await?.sets
+            && told.split_whitespace().any(|text| sets.iter().all(|set| set.text != text))
+        {
+            projection.keep_definitions(&told, sets).await?;
+        }
     }
     let pattern = format!("{}:*", escape_glob(sets.prefix()));
     let mut scan = projection.scan_keys(pattern).await?;

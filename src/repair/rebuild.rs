@@ -98,8 +98,7 @@ impl Repairer<'_> {
 
         // Durable before the first set is put in place: a crash between that and the last look
         // leaves sets that lack what workers added to the old ones after the last pass.
-        marks::note_missing(self.lock.link(), &prefix, mark.xmin, "a rebuild").await?;
-        marks::note_removal(self.lock.link(), &prefix).await?;
+        let own = self.note_own(mark.xmin, "a rebuild").await?;
         projection.hold_floor(mark.xmin).await?;
         // Whoever lost the lock must not be seen any more.
         self.lock.held().await?;
@@ -128,7 +127,7 @@ impl Repairer<'_> {
             // In a cluster the counter tells of one shard.
             return Err(ProjectionError::BuildLost.into());
         }
-        self.settle(version, &mark).await?;
+        self.settle(version, own, &mark).await?;
         Ok(rebuilt)
     }
 
@@ -220,13 +219,18 @@ impl Repairer<'_> {
     }
 
     /// Says what Redis is now, in Postgres first: what was noted meanwhile stays noted.
-    async fn settle(&mut self, version: i64, mark: &Mark) -> Result<(), RepairError> {
+    async fn settle(
+        &mut self,
+        version: i64,
+        own: Option<i64>,
+        mark: &Mark,
+    ) -> Result<(), RepairError> {
         let (projection, prefix) = (self.projection(), self.prefix());
         if !self.whole {
             // The others lack nothing by this; but what was noted of them is not settled by it.
             projection.rebuilt(&self.sets, None).await?;
             self.sets = self.context.sets.clone();
-            return match self.catch_up().await {
+            return match self.catch_up_but_for(own).await {
                 // Filled, and not yet told to readers: the other sets are missing.
                 Err(RepairError::NeedsRebuild) => Ok(projection.set_state(State::Stale).await?),
                 caught_up => caught_up.map(drop),

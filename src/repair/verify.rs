@@ -230,7 +230,7 @@ impl Repairer<'_> {
         seen: &Differences,
         estimates: &[Estimate],
     ) -> Result<Mark, RepairError> {
-        let (projection, prefix) = (self.projection(), self.prefix());
+        let projection = self.projection();
         for (key, members) in by_key(&seen.missing) {
             let Some(expires_at) = self.expiry(key) else { continue };
             let members = members.iter().map(String::as_str).collect();
@@ -247,10 +247,9 @@ impl Repairer<'_> {
             .filter(|(_, fault)| **fault == KeyFault::Unsupported)
             .map(|(key, _)| key.clone())
             .collect();
+        let mut own = None;
         if !(seen.phantom.is_empty() && anew.is_empty() && unsupported.is_empty()) {
-            // As in a rebuild: durable before anything is taken out.
-            marks::note_missing(self.lock.link(), &prefix, mark.xmin, "a repair").await?;
-            marks::note_removal(self.lock.link(), &prefix).await?;
+            own = self.note_own(mark.xmin, "a repair").await?;
             projection.hold_floor(mark.xmin).await?;
             self.lock.held().await?;
         }
@@ -272,7 +271,7 @@ impl Repairer<'_> {
         // member was added before it was taken out, is added again. Of all sets, as the note is of
         // all.
         let sets = std::mem::replace(&mut self.sets, self.context.sets.clone());
-        let caught_up = self.catch_up().await;
+        let caught_up = self.catch_up_but_for(own).await;
         self.sets = sets;
         match caught_up {
             // Readers are told nothing anyway.
