@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::ledger::{Ledger, Loss, Verdict};
 use super::servers::Real;
 use super::session::SessionError;
-use crate::projection::{Applied, KeyAdditions, Mark, Meta, ProjectionError, Sighting, State};
+use crate::projection::{Applied, KeyAdditions, Mark, ProjectionError, Sighting, State};
 use crate::store::{self, Link, Standing, StoreError, marks};
 
 /// What the lanes, the looks and the keeper of one process share.
@@ -76,6 +76,7 @@ pub async fn apply(
         }
         if applied.whole {
             guard.ledger().ticked(lane, era);
+            take_back(real, applied.told.as_deref()).await?;
             return Ok(applied);
         }
         Box::pin(register(real, era, Some("the watermark went back"))).await?;
@@ -187,7 +188,7 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
         (Verdict::Whole | Verdict::Forgotten, _) => register(real, expected.era, None).await?,
     }
     look_at_history(real, &mut link, &standing, mark.history, &sight).await?;
-    take_back(real, &sight.meta).await?;
+    take_back(real, sight.meta.sets.as_deref()).await?;
     let forgotten = guard.ledger().forgotten(&sight, Instant::now(), unix_secs());
     real.projection.unregister(&forgotten).await?;
     let standing = marks::standing(&mut link, &real.prefix).await?;
@@ -201,8 +202,8 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
     Ok(Looked { needs_mending: noted || missing || not_fresh })
 }
 
-/// A Postgres that was restored, or failed over, may lack what Redis has, and its txids say nothing
-/// of what was noted.
+/// A Postgres that was restored, failed over or made anew may lack what Redis has, and its txids say
+/// nothing of what was noted.
 async fn look_at_history(
     real: &Real,
     link: &mut Link,
@@ -211,7 +212,15 @@ async fn look_at_history(
     sight: &Sighting,
 ) -> Result<(), SessionError> {
     match standing.history {
-        None if sight.meta.generation.is_some() => marks::begin_history(link, &real.prefix).await?,
+        // Whoever begins a generation has said before which history it is of.
+        None if sight.meta.generation.is_some() && !standing.rebuild => {
+            marks::note_rebuild(link, &real.prefix, "sets that this postgres does not know")
+                .await?;
+            tracing::warn!(
+                "redis holds sets that this postgres knows nothing of: they are made anew"
+            );
+            stale(real).await?;
+        }
         Some(then) if then != now && !standing.rebuild => {
             marks::note_rebuild(link, &real.prefix, "another history of postgres").await?;
             tracing::warn!(
@@ -228,8 +237,10 @@ async fn look_at_history(
 
 /// A set that this worker does not keep lacks what it stores: readers must not take it for whole,
 /// though somebody made it so. With workers of two minds it is what both keep that counts.
-async fn take_back(real: &Real, meta: &Meta) -> Result<(), ProjectionError> {
-    let taken = real.projection.keep_definitions(meta, &real.sets).await?;
+/// Before the ack: what is not acknowledged comes again, and is seen to by somebody else.
+async fn take_back(real: &Real, told: Option<&str>) -> Result<(), ProjectionError> {
+    let Some(told) = told else { return Ok(()) };
+    let taken = real.projection.keep_definitions(told, &real.sets).await?;
     if !taken.is_empty() {
         tracing::warn!(
             sets = taken.join(" "),
@@ -257,6 +268,7 @@ async fn note_rebuild_once(real: &Real, reason: &str) -> Result<(), StoreError> 
 
 /// After the last batch, with all settled.
 pub async fn leave(real: &Real) -> Result<(), ProjectionError> {
+    take_back(real, real.projection.meta().await?.sets.as_deref()).await?;
     let fields = real.guard.ledger().last_words(Instant::now());
     real.projection.unregister(&fields).await
 }

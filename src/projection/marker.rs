@@ -201,10 +201,9 @@ impl Projection {
     /// what comes. What somebody else wrote meanwhile stays. The definitions that were taken back.
     pub async fn keep_definitions(
         &self,
-        meta: &Meta,
+        before: &str,
         sets: &Sets,
     ) -> Result<Vec<String>, ProjectionError> {
-        let Some(before) = &meta.sets else { return Ok(Vec::new()) };
         let told = before.split_whitespace().map(str::to_owned);
         let (kept, gone): (Vec<String>, Vec<String>) =
             told.partition(|text| sets.iter().any(|set| set.text == *text));
@@ -216,7 +215,7 @@ impl Projection {
             KEEP_DEFINITIONS.into(),
             1.into(),
             meta_key.into(),
-            before.as_str().into(),
+            before.into(),
             kept.join(" ").into(),
         ];
         let changed = self.one("EVAL", meta_key, args).await?.as_u64() == Some(1);

@@ -65,6 +65,8 @@ pub struct Applied {
     pub whole: bool,
     /// `None`: Redis was emptied, readers are told *unknown*.
     pub generation: Option<String>,
+    /// The definitions that readers take for whole, once all members were in; see `Meta::sets`.
+    pub told: Option<String>,
 }
 
 impl Projection {
@@ -165,7 +167,7 @@ impl Projection {
             reply.map_err(|error| ProjectionError::on_key("EXPIREAT", key, error))?;
         }
         if let Some(marked) = marked {
-            (applied.whole, applied.generation) = marked?;
+            (applied.whole, applied.generation, applied.told) = marked?;
         }
         Ok(())
     }
@@ -176,21 +178,22 @@ impl Projection {
         client: &Client,
         mark: &Mark,
         tick: &Tick,
-    ) -> Result<(bool, Option<String>), ProjectionError> {
+    ) -> Result<(bool, Option<String>, Option<String>), ProjectionError> {
         let meta_key = self.shared.meta_key.as_str();
-        let (marked, moved, generation) = join3(
+        let (marked, moved, told) = join3(
             client.hset::<Value, _, _>(meta_key, self.fields(mark)),
             self.moving(client, tick, None),
-            client.hget::<Value, _, _>(meta_key, "generation"),
+            client.hmget::<Value, _, _>(meta_key, vec!["generation", "sets"]),
         )
         .await;
-        let replies = [marked, moved, generation];
+        let replies = [marked, moved, told];
         self.note(&replies);
-        let [marked, moved, generation] = replies;
+        let [marked, moved, told] = replies;
         marked.map_err(|error| ProjectionError::on_key("HSET", meta_key, error))?;
-        let generation =
-            generation.map_err(|error| ProjectionError::on_key("HGET", meta_key, error))?;
-        Ok((self.moved(moved)?, generation.into_string()))
+        let told = told.map_err(|error| ProjectionError::on_key("HMGET", meta_key, error))?;
+        let mut told = told.into_array().into_iter().map(Value::into_string);
+        let (generation, sets) = (told.next().flatten(), told.next().flatten());
+        Ok((self.moved(moved)?, generation, sets))
     }
 
     fn fields(&self, mark: &Mark) -> Vec<(&'static str, String)> {

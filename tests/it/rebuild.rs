@@ -231,6 +231,51 @@ async fn a_set_that_a_worker_does_not_keep_is_unknown_though_it_was_filled() {
     rig.assert_sets_are_the_distinct_values().await;
 }
 
+/// A worker that ends before its next look takes it back all the same, with its last batch or, where
+/// there was none since, when it leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_ends_takes_back_what_it_does_not_keep() {
+    let mut rig = Rig::new("users=username").await;
+    let mut producer = Producer::new(seed());
+    let mut oracle = rig.oracle();
+    for killed in [true, false] {
+        rig.set(names::SETS, "users=username");
+        let worker = rig.warm_worker(&mut oracle, &mut producer).await;
+        rig.set(names::SETS, "users=username states=state");
+        rig.cli(&["manage", "rebuild"]).await.expect(0);
+        if killed {
+            let events = producer.events(20);
+            oracle.all_good(&events);
+            rig.publish_events(&events).await;
+            rig.wait_arrived(&oracle).await;
+            worker.kill().await;
+        } else {
+            worker.terminate().await;
+        }
+        let read = rig.cli(&["read", "count", "states"]).await;
+        assert_eq!(read.code, Some(75), "{killed}: {}", read.said());
+        rig.cli(&["read", "count", "users"]).await.expect(0);
+    }
+}
+
+/// A Redis with sets of another database: nothing in this one supports them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_new_postgres_the_sets_of_an_old_one_are_made_anew() {
+    let rig = Rig::new("users=username").await;
+    let mut oracle = rig.oracle();
+    let worker = rig.warm_worker(&mut oracle, &mut Producer::new(seed())).await;
+    worker.terminate().await;
+    rig.pg().await.run("TRUNCATE events, rollcall_projection").await;
+    let worker = rig.worker().await;
+    eventually(LONG, "the phantoms to go", async || {
+        let read = rig.cli(&["read", "count", "users"]).await;
+        if read.stdout.trim() == "0" { Ok(()) } else { Err(read.said()) }
+    })
+    .await;
+    worker.terminate().await;
+    rig.cli(&["manage", "verify"]).await.expect(0);
+}
+
 /// A set that is defined tomorrow is unknown until it is filled from all history; one that is taken
 /// out leaves with `prune`, and what is not ours stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -255,12 +300,15 @@ async fn a_new_set_is_filled_from_history_and_an_old_one_is_pruned() {
     assert_eq!(states, redis.int(&["SCARD", &format!("{}:states", rig.prefix())]).await);
     assert!(states > 1);
     // By one that knows of no other set: what is told of the others stays.
+    let mut pg = rig.pg().await;
+    let both = "users=username states=state";
+    let owed = "SELECT count(catch_up_from) FROM rollcall_projection";
     rig.set(names::SETS, "states=state");
     rig.cli(&["manage", "rebuild", "states"]).await.expect(0);
-    rig.set(names::SETS, "users=username states=state");
+    assert_eq!(pg.int(owed).await, 0, "what it owed itself is settled");
+    rig.set(names::SETS, both);
     rig.cli(&["read", "count", "users"]).await.expect(0);
     rig.cli(&["read", "count", "states"]).await.expect(0);
-
     let foreign = format!("{}:mine", rig.prefix());
     redis.ask(&["SET", &foreign, "kept"]).await.unwrap();
     let dry = rig.cli(&["manage", "prune", "--dry-run", "--json"]).await.expect(0).json();
@@ -270,6 +318,22 @@ async fn a_new_set_is_filled_from_history_and_an_old_one_is_pruned() {
     rig.cli(&["manage", "prune"]).await.expect(0);
     assert_eq!(redis.int(&["EXISTS", &format!("{}:cities", rig.prefix())]).await, 0);
     assert_eq!(redis.int(&["DEL", &foreign]).await, 1);
+
+    // And what others are owed stays owed, whatever it does.
+    let users = format!("{}:users", rig.prefix());
+    let gone = redis.texts(&["SRANDMEMBER", &users, "1"]).await.unwrap().remove(0);
+    redis.int(&["SREM", &users, &gone]).await;
+    pg.run("UPDATE rollcall_projection SET catch_up_from = 1, version = version + 1").await;
+    for command in [&["manage", "rebuild", "states"][..], &["manage", "catch-up"]] {
+        rig.set(names::SETS, "states=state");
+        let said = rig.cli(command).await.expect(0).said();
+        assert!(command.len() == 3 || said.contains("not done"), "{said}");
+        rig.set(names::SETS, both);
+        assert_eq!(pg.int(owed).await, 1, "{command:?}");
+    }
+    rig.cli(&["manage", "catch-up"]).await.expect(0);
+    assert_eq!(pg.int(owed).await, 0);
+    assert_eq!(redis.int(&["SISMEMBER", &users, &gone]).await, 1);
     rig.assert_sets_are_the_distinct_values().await;
 }
 
