@@ -279,9 +279,11 @@ fn a_cloud_event_that_is_none_has_its_reason() {
         let decoded = decode_as(Some(STRUCTURED), &[], body.as_bytes(), "users=username");
         assert_eq!(reasons(&decoded), [reason], "{body}");
     }
-    let no_data = with("data", Value::Null);
-    let decoded = decode_as(Some(STRUCTURED), &[], no_data.as_bytes(), "users=username");
-    assert_eq!(decoded.events.len(), 1);
+    for absent in ["data", "data_base64"] {
+        let without = with(absent, Value::Null);
+        let decoded = decode_as(Some(STRUCTURED), &[], without.as_bytes(), "users=username");
+        assert_eq!(decoded.events.len(), 1, "{absent}");
+    }
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

@@ -36,6 +36,13 @@ pub struct Addition<'a> {
 /// event of 11 KiB could fill a megabyte.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
 
+/// What there was before a set's own, and does not count against its limits.
+#[derive(Clone, Copy, Default)]
+struct Room {
+    text: usize,
+    spans: usize,
+}
+
 /// Of a member with its group and bucket, as most are at most.
 const MEMBER_BYTES: usize = 32;
 
@@ -94,13 +101,14 @@ impl Sets {
     ) -> Result<Additions, Fault> {
         let mut added = Additions::for_sets(self.definitions.len());
         for index in 0..self.definitions.len() {
-            self.add(index, captured, occurred_at, now, limits, &mut added)?;
+            self.add(index, captured, occurred_at, now, limits, (&mut added, Room::default()))?;
         }
         Ok(added)
     }
 
     /// The same for an event that is stored: it was taken by the rules of its day, so a set that it
-    /// has no member for, such as one that was defined later, takes nothing from the others.
+    /// has no member for, such as one that was defined later, takes nothing from the others. Each
+    /// has the limits of an event for itself: what one gets does not hang on which others there are.
     pub fn stored_additions(
         &self,
         captured: &[Captured<'_>],
@@ -110,10 +118,10 @@ impl Sets {
     ) -> Additions {
         let mut added = Additions::for_sets(self.definitions.len());
         for index in 0..self.definitions.len() {
-            let (text, spans) = (added.text.len(), added.spans.len());
-            if self.add(index, captured, occurred_at, now, limits, &mut added).is_err() {
-                added.text.truncate(text);
-                added.spans.truncate(spans);
+            let used = Room { text: added.text.len(), spans: added.spans.len() };
+            if self.add(index, captured, occurred_at, now, limits, (&mut added, used)).is_err() {
+                added.text.truncate(used.text);
+                added.spans.truncate(used.spans);
             }
         }
         added
@@ -126,7 +134,7 @@ impl Sets {
         occurred_at: OffsetDateTime,
         now: OffsetDateTime,
         limits: &Limits,
-        added: &mut Additions,
+        (added, used): (&mut Additions, Room),
     ) -> Result<(), Fault> {
         let set = &self.definitions[index];
         self.check_types(set, captured)?;
@@ -136,12 +144,15 @@ impl Sets {
         let member = Product::new(&set.member, captured);
         let group = Product::new(&set.group, captured);
         let adds = member.combinations.saturating_mul(group.combinations);
-        if added.spans.len().saturating_add(adds) > limits.event_members_max {
+        if (added.spans.len() - used.spans).saturating_add(adds) > limits.event_members_max {
             return Err(Fault::TooManyMembers);
         }
         for g in 0..group.combinations {
             for m in 0..member.combinations {
                 added.push(index, set, occurred_at, &group, g, &member, m, limits)?;
+                if added.text.len() - used.text > TEXT_BYTES_MAX {
+                    return Err(Fault::TooManyMembers);
+                }
             }
         }
         Ok(())
@@ -188,10 +199,7 @@ impl Additions {
         if bytes > limits.member_bytes_max {
             return Err(Fault::MemberLength { set: set.name.clone(), bytes });
         }
-        if member_end > TEXT_BYTES_MAX {
-            return Err(Fault::TooManyMembers);
-        }
-        // Far below 4 GiB, as just checked.
+        // Far below 4 GiB: `TEXT_BYTES_MAX` for each set at the most.
         let (suffix_end, member_end) = (suffix_end as u32, member_end as u32);
         // At most SETS_MAX sets are parsed.
         let set = u16::try_from(index).unwrap_or(u16::MAX);

@@ -140,6 +140,24 @@ fn the_grammar_reads_what_it_promises() {
     );
 }
 
+/// Each for itself: a rebuild of one set by name and of all of them make the same.
+#[test]
+fn what_a_stored_event_adds_to_a_set_does_not_hang_on_the_others() {
+    let six: Vec<String> = (0..6).map(|n| n.to_string()).collect();
+    let six = six.iter().map(|text| Scalar::Text(text.as_str().into())).collect();
+    let [all, one] = ["tags=a by=a@b", "by=a@b"].map(|text| {
+        let sets = sets(text);
+        let mut captured = sets.fields().empty();
+        (captured[2], captured[3]) = (Captured::Many(Clone::clone(&six)), self::text("x"));
+        assert!(text.len() < 8 || sets.additions(&captured, AT, AT, &limits()).is_err());
+        let added = sets.stored_additions(&captured, AT, AT, &limits());
+        let of_it = |add: &Addition<'_>| sets.get(add.set).name == "by";
+        let members = added.iter().filter(of_it).map(|add| add.member.to_owned());
+        members.collect::<Vec<_>>()
+    });
+    assert_eq!((all.len(), &all), (6, &one));
+}
+
 #[test]
 fn a_reader_is_told_what_a_set_cannot_have() {
     let sets = sets("daily=a/day by=a@b pairs=a+b");
@@ -154,6 +172,14 @@ fn a_reader_is_told_what_a_set_cannot_have() {
     assert!(matches!(set("pairs").member("x"), Err(KeyError::Member { .. })));
     assert_eq!(set("by").member("a:b").unwrap(), "a%3Ab");
     assert_eq!(set("pairs").member("a:b").unwrap(), "a:b");
+    assert_eq!(set("pairs").member("a%3A:%7B").unwrap(), "a%3A:%7B");
+    // No event makes such a component: that it is not there would say nothing.
+    for odd in ["a:x{y", "a:b%3a", "a:100%", "a:%41", "a:\n"] {
+        assert!(matches!(set("pairs").member(odd), Err(KeyError::Component { .. })), "{odd}");
+    }
+    let values = ["TX".to_owned(), "x{y: 100%".to_owned()];
+    assert_eq!(set("pairs").member_of(&values).unwrap(), "TX:x%7By%3A 100%25");
+    assert!(matches!(set("pairs").member_of(&values[..1]), Err(KeyError::Member { .. })));
 }
 
 /// Undoes the encoding, strictly: an independent reading of the rule in the README.
