@@ -146,7 +146,7 @@ database_replica_url DATABASE_REPLICA_URL
 redis_url REDIS_URL unset "redis://rollcall:change-me@127.0.0.1:6379/0", REDIS,
     "Redis or Valkey: one server, a cluster or sentinels. TLS by rediss; files as for AMQP_URL.";
 rust_log RUST_LOG text "info,lapin=off,fred=warn,sqlx=warn", Rule::LogFilter,
-    "What is logged.";
+    "What workers, serve and repairs log; other commands say all that they have to say.";
 }
 Prefixed ["ROLLCALL_"] {
 sets ROLLCALL_SETS text "cities=state+city users=username", Rule::Sets,

@@ -366,3 +366,19 @@ fn a_url_in_a_file_is_read_anew() {
     std::fs::remove_file(file.path()).unwrap();
     assert!(url.now().unwrap_err().contains("No such file"));
 }
+
+#[test]
+fn what_the_driver_would_add_to_every_url_is_refused() {
+    for name in ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY"] {
+        let told = problems(&[(name, CANARY)]).join("\n");
+        assert!(told.contains(name) && !told.contains(CANARY), "{told}");
+    }
+    load(&[("PGHOST", "h"), ("PGPASSWORD", CANARY)]).unwrap();
+}
+
+#[test]
+fn a_url_is_no_name() {
+    let url = format!("amqp://u:{CANARY}@host/");
+    let told = problems(&[("ROLLCALL_QUEUE", &url)]).join("\n");
+    assert!(told.contains("ROLLCALL_QUEUE") && !told.contains(CANARY), "{told}");
+}

@@ -69,6 +69,29 @@ async fn the_whole_pipeline_runs_under_the_users_that_are_printed() {
     rig.finish(&oracle, vec![worker]).await;
 }
 
+/// Of a server that a Sentinel names, the client asks first whether it is the one to write to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_users_of_redis_come_in_through_sentinel() {
+    let mut rig = Rig::breakable(SETS).await;
+    let _replicas = rig.add_redis_replicas(1).await;
+    let sentinels = rig.add_sentinels(1).await;
+    rig.make_users("redis").await;
+    let told = rig.cli(&["manage", "access", "--print", "redis"]).await.expect(0).stdout;
+    let rule = told.lines().find_map(|line| line.split_once("'>PASSWORD' ")).expect("a rule").1;
+    for role in ["worker", "reader"] {
+        sentinels.admit(&rig.role(role), role, &rule.replace('\'', "")).await;
+    }
+    rig.set("REDIS_URL", &sentinels.url);
+    let worker_url = rig.url_of("REDIS_URL", "worker");
+    rig.worker_env.insert("REDIS_URL".to_owned(), worker_url);
+    let mut oracle = rig.oracle();
+    let worker = rig.warm_worker(&mut oracle, &mut Producer::new(seed())).await;
+    let reader = [("REDIS_URL", rig.url_of("REDIS_URL", "reader"))].into();
+    run(&rig, &reader, &["read", "count", "users"]).await;
+    run(&rig, &reader, &["top", "--once"]).await;
+    worker.terminate().await;
+}
+
 const COMMANDS: [&[&str]; 16] = [
     &["manage", "verify"],
     &["manage", "verify", "--sample", "50"],

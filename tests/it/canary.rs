@@ -282,3 +282,22 @@ async fn no_password_is_ever_seen_again() {
     heard.assert_clean();
     rig.finish(&oracle, Vec::new()).await;
 }
+
+/// What is not in the URL is asked of nobody: the client would read the file of passwords, and log
+/// the lines that it does not understand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_passwords_of_other_programs_are_left_alone() {
+    let rig = Rig::new(DEFAULT_SETS).await;
+    let file = rig.file("pgpass", format!("*:*:{CANARY}-malformed\n").as_bytes());
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&file, mode).expect("the file is ours");
+    let (_, place) = rig.env["DATABASE_URL"].rsplit_once('@').expect("a login");
+    let bare = format!("postgres://nobody@{place}");
+    let home = rig.dir.display().to_string();
+    for (name, value) in [("PGPASSFILE", file.as_str()), ("PGPASSWORD", CANARY), ("HOME", &home)] {
+        let env = [("DATABASE_URL", bare.as_str()), ("RUST_LOG", "trace"), (name, value)];
+        let ran = rig.cli_with_env(&["manage", "catch-up"], &env).await;
+        assert_ne!(ran.code, Some(0), "{name}: {}", ran.said());
+        assert!(!ran.said().contains(CANARY), "{name}: {}", ran.said());
+    }
+}

@@ -117,6 +117,12 @@ async fn every_metric_that_is_asked_for_is_exported() {
     let worker = rig.worker().await;
     let site = rig.site().await;
     let known = known(&[&worker, &site.process]).await;
+    let readme = text("README.md");
+    for name in known.iter().filter_map(|name| name.strip_prefix("rollcall_")) {
+        let ends = ["_bucket", "_sum", "_count"];
+        let name = ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        assert!(readme.contains(&format!("`{name}")), "README.md tells nothing of {name}");
+    }
     let mut asked = Vec::new();
     for rule in rules() {
         let name = rule["alert"].as_str().or(rule["record"].as_str()).expect("a name").to_owned();

@@ -116,3 +116,39 @@ async fn strangers_at_the_ports_leave_no_line() {
     site.process.terminate().await;
     worker.terminate().await;
 }
+
+/// A set that is kept in another form from today on: each of its keys holds the old one. Their names
+/// are made of what events hold, and there may be any number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_another_type_are_told_of_once_and_not_by_name() {
+    let mut rig = Rig::new("users=username by=username@email").await;
+    let mut producer = crate::harness::Producer::new(crate::harness::seed());
+    let mut events = producer.events(400);
+    for (n, event) in events.iter_mut().enumerate() {
+        event["email"] = serde_json::json!(format!("person{n}@example.org"));
+    }
+    let (before, after) = events.split_at(200);
+    for (sets, events) in [("by=username@email", before), ("by=username@email~", after)] {
+        rig.set(names::SETS, sets);
+        let worker = rig.worker().await;
+        let again: Vec<_> = events
+            .iter()
+            .enumerate()
+            .map(|(n, event)| {
+                let mut event = event.clone();
+                event["email"] = serde_json::json!(format!("person{n}@example.org"));
+                event
+            })
+            .collect();
+        rig.publish_events(&again).await;
+        rig.wait_idle().await;
+        let told = worker.metrics().await.unwrap().sum("rollcall_wrong_type_keys_total");
+        let log = worker.log();
+        worker.terminate().await;
+        assert!(!log.contains("person"), "{log}");
+        if sets.ends_with('~') {
+            assert_eq!(told, 200.0);
+            assert_eq!(log.matches("holds another type").count(), 1, "{log}");
+        }
+    }
+}

@@ -80,6 +80,23 @@ async fn a_password_that_was_replaced_counts_from_the_next_connection() {
         rig.publish_events(&events).await;
         rig.wait_arrived(&oracle).await;
     }
+    // Both may be right for a while: it is the new one that a new connection logs in with.
+    let (old, new) = (rig.prefix().to_owned(), format!("{}-next", rig.prefix()));
+    let mut redis = rig.redis().await;
+    let rule = ["reset", "on", ">c4n4ry-third", "~*", "&*", "+@all"];
+    redis.ask(&[&["ACL", "SETUSER", &new][..], &rule].concat()).await.unwrap();
+    let next = url(&rig, "REDIS_URL", "c4n4ry-third").replace(&old, &new);
+    rig.file("REDIS_URL", next.as_bytes());
+    redis.ask(&["CLIENT", "KILL", "USER", &old]).await.unwrap();
+    eventually(LONG, "the new user to log in", async || {
+        let clients = redis.ask(&["CLIENT", "LIST"]).await?.into_text();
+        let of = |user: &str| clients.contains(&format!("user={user} "));
+        if of(&new) && !of(&old) { Ok(()) } else { Err(clients) }
+    })
+    .await;
+    worker.wait_ready().await;
+    write_files(&rig, "c4n4ry-third");
+
     // What is no URL at all is told, by its file's name.
     for variable in VARIABLES {
         rig.file(variable, b"amqp:/c4n4ry-broken");

@@ -52,12 +52,20 @@ async fn what_a_role_does_not_need_is_refused() {
         .texts("SELECT partition FROM rollcall_partitions ORDER BY range_from")
         .await
         .remove(0);
+    // Somebody else's, in the same schema.
+    Pg::connect(&rig.admin_url)
+        .await
+        .unwrap()
+        .run("CREATE TABLE auth_user (name text, password text)")
+        .await;
+    rig.grant();
     let event = "(occurred_at, id, payload) VALUES (now(), gen_random_uuid(), '{}')";
     let mark = "SELECT txid_snapshot_xmin(txid_current_snapshot()), system_identifier,
                 pg_walfile_name(pg_current_wal_insert_lsn()) FROM pg_control_system()";
     let both = [
         (true, "SELECT count(*) FROM events".to_owned()),
         (true, "SELECT count(*) FROM retired_members".to_owned()),
+        (false, "SELECT count(*) FROM auth_user".to_owned()),
         (true, "SELECT count(*) FROM _sqlx_migrations".to_owned()),
         (true, "SELECT * FROM rollcall_partitions".to_owned()),
         (true, "SELECT * FROM rollcall_projection".to_owned()),

@@ -47,6 +47,10 @@ async fn what_cannot_be_meant_is_refused_as_what_it_is() {
         ("/api/sets/users/contains?member=%FF", 400, "bad_request"),
         ("/api/sets/users/contains?members=a", 400, "bad_request"),
         ("/api/sets/cities/contains?member=Fresno", 400, "bad_request"),
+        // Stored so is no component: a "no" would say nothing.
+        ("/api/sets/cities/contains?member=TX:x%7By", 400, "bad_request"),
+        ("/api/sets/cities/contains?member=TX:a%253ab", 400, "bad_request"),
+        ("/api/sets/cities/contains?member=TX:100%25", 400, "bad_request"),
         (&many, 400, "bad_request"),
         ("/api/sets/seen/contains?member=a", 400, "not_supported"),
         ("/api/sets/seen/members", 400, "not_supported"),
@@ -72,6 +76,12 @@ async fn what_cannot_be_meant_is_refused_as_what_it_is() {
         assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{shown}");
         assert_eq!(reply.json()["status"], status, "{shown}");
     }
+    assert_eq!(site.get("/?utm_source=mail").await.status, 200, "the page, as others link to it");
+    // Somebody keeps this bucket for longer.
+    let key = format!("{}:daily:2020-01-01", rig.prefix());
+    rig.redis().await.int(&["SADD", &key, "old"]).await;
+    let old = site.json("/api/sets/daily?bucket=2020-01-01").await;
+    assert_eq!(old["cardinality"], 1, "{old}");
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         let reply = site.request(method, "/api/stats", "").await;
         assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, HEAD")), "{method}");
@@ -334,4 +344,86 @@ async fn a_user_that_cannot_write_is_enough() {
     let log = format!("{:?}", admin.ask(&["ACL", "LOG"]).await.unwrap());
     assert!(!log.contains(&user), "it tried what it may not: {log}");
     admin.int(&["ACL", "DELUSER", &user]).await;
+}
+
+/// Of what is not a set, a reader may be kept away: what workers say of themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_are_told_to_who_may_not_read_of_the_pipeline() {
+    let mut rig = Rig::new(SETS).await;
+    let filled = filled(&rig).await;
+    filled.process.terminate().await;
+    let (user, prefix) = (format!("{}-counter", rig.prefix()), rig.prefix().to_owned());
+    let mut admin = rig.redis().await;
+    let keys = ["users", "cities", "seen", "meta"].map(|key| format!("~{prefix}:{key}"));
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let rights = ["+scard", "+smismember", "+sscan", "+hmget", "+pfcount", "+@connection"];
+    let rule = ["ACL", "SETUSER", &user, "reset", "on", ">secret"];
+    admin.ask(&[&rule[..], &keys, &rights].concat()).await.unwrap();
+    let admin_url = rig.env["REDIS_URL"].clone();
+    let place = admin_url.rsplit("//").next().and_then(|rest| rest.rsplit('@').next()).unwrap();
+    rig.set("REDIS_URL", &format!("redis://{user}:secret@{place}"));
+    rig.set(crate::harness::names::SETS, "cities=state+city users=username seen=username~");
+    let site = rig.site().await;
+    for path in ["/api/stats", "/api/sets/users", "/api/sets/users/contains?member=user1"] {
+        assert_eq!(site.wait_status(path, 200).await.status, 200);
+    }
+    let snapshot = site.json("/api/snapshot").await;
+    assert_eq!((&snapshot["redis"]["ok"], &snapshot["pipeline"]), (&json!(true), &json!(null)));
+    site.process.terminate().await;
+    // Or something else may stand in its place.
+    rig.set("REDIS_URL", &admin_url);
+    let pipeline = format!("{prefix}:pipeline");
+    admin.int(&["DEL", &pipeline]).await;
+    admin.ask(&["SET", &pipeline, "no hash"]).await.unwrap();
+    let site = rig.site().await;
+    assert_eq!(site.wait_status("/api/stats", 200).await.status, 200);
+    site.process.terminate().await;
+    admin.int(&["ACL", "DELUSER", &user]).await;
+}
+
+/// Redis does nothing else meanwhile: whoever asks for it again and again must leave workers most of
+/// its time, and nobody is told that Redis is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn intersections_leave_redis_to_the_workers() {
+    const MEMBERS: u32 = 200_000;
+    let rig = Rig::new(SETS).await;
+    let site = filled(&rig).await;
+    let mut redis = rig.redis().await;
+    let day = &site.json("/api/sets/daily").await["bucket"].as_str().unwrap().to_owned();
+    for set in ["users".to_owned(), format!("daily:{day}")] {
+        let fill = "for n = 1, ARGV[1] do redis.call('SADD', KEYS[1], 'm' .. n) end return 1";
+        let key = format!("{}:{set}", rig.prefix());
+        redis.int(&["EVAL", fill, "1", &key, &MEMBERS.to_string()]).await;
+    }
+    let began = Instant::now();
+    let asked = async || {
+        let mut statuses = Vec::new();
+        while began.elapsed() < Duration::from_secs(3) {
+            statuses.push(site.get("/api/intersect?sets=users,daily").await.status);
+        }
+        statuses
+    };
+    let looked = async {
+        let mut waits = Vec::new();
+        while began.elapsed() < Duration::from_secs(3) {
+            let asked = Instant::now();
+            redis.ask(&["PING"]).await.unwrap();
+            waits.push(asked.elapsed());
+        }
+        waits.sort_unstable();
+        waits
+    };
+    let (one, two, three, waits) = tokio::join!(asked(), asked(), asked(), looked);
+    let statuses = [one, two, three].concat();
+    assert!(statuses.contains(&200), "{statuses:?}");
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 429)), "{statuses:?}");
+    println!(
+        "{} answers, {} pings, median {:?}",
+        statuses.len(),
+        waits.len(),
+        waits[waits.len() / 2]
+    );
+    let slow = waits.iter().filter(|wait| **wait > Duration::from_millis(5)).sum::<Duration>();
+    assert!(slow < Duration::from_millis(1_500), "{slow:?} of 3 s were spent waiting");
+    site.process.terminate().await;
 }

@@ -222,7 +222,7 @@ async fn the_terminal_is_given_back_however_it_ends() {
         terminal.press(key);
         assert_eq!(terminal.end().await, Some(0), "{key:?}");
     }
-    for signal in ["INT", "TERM"] {
+    for signal in ["INT", "TERM", "HUP", "QUIT"] {
         let mut terminal = taken(&[]).await;
         terminal.signal(signal);
         assert_eq!(terminal.end().await, Some(0), "{signal}");

@@ -154,3 +154,16 @@ async fn an_empty_table_is_verified_and_rebuilt_at_once() {
     rig.set(names::SETS, "users=username");
     rig.cli(&["manage", "verify"]).await.expect(0);
 }
+
+/// Whatever somebody wrote there, it is one line on a terminal, and steers nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_verify_names_cannot_steer_a_terminal() {
+    let rig = filled(10).await;
+    let mut redis = rig.redis().await;
+    let users = format!("{}:users", rig.prefix());
+    redis.int(&["SADD", &users, "\u{1b}[2Jphantom\nmissing   forged\u{202e}"]).await;
+    let said = rig.cli(&["manage", "verify"]).await.expect(1).stdout;
+    let wanted = format!("phantom   {users} \\u{{1b}}[2Jphantom\\nmissing   forged\\u{{202e}}");
+    assert!(said.lines().any(|line| line == wanted), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said}");
+}

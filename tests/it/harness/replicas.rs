@@ -200,6 +200,19 @@ impl Sentinels {
         .await
     }
 
+    /// A user with these rights, on each of them.
+    pub async fn admit(&self, user: &str, password: &str, rights: &str) {
+        let password = format!(">{password}");
+        let rule: Vec<&str> = ["ACL", "SETUSER", user, "reset", "on", &password]
+            .into_iter()
+            .chain(rights.split_whitespace())
+            .collect();
+        for node in self.nodes() {
+            let mut sentinel = Redis::connect(&format!("redis://{node}/0")).await.unwrap();
+            sentinel.ask(&rule).await.unwrap();
+        }
+    }
+
     fn nodes(&self) -> Vec<&str> {
         let (first, query) = self.url.split_once('?').expect("it names the service");
         let others = query.split('&').filter_map(|pair| pair.strip_prefix("node="));

@@ -78,7 +78,7 @@ impl Rig {
         psql.args(["-qX", self.admin_url.as_str()]);
         for role in ["manager", "worker", "reader"] {
             psql.args(["-v", &format!("{role}={}", self.role(role))]);
-            psql.args(["-v", &format!("{role}_password={role}")]);
+            psql.env(format!("{}_PASSWORD", role.to_uppercase()), role);
         }
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/postgres/roles.sql");
         let ran = psql.args(["-f", file]).output().expect("psql runs");

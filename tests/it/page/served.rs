@@ -151,3 +151,47 @@ async fn redis_that_goes_and_comes_back_empty_is_told() {
     assert_eq!(zeros, json!([]));
     site.process.terminate().await;
 }
+
+/// A browser has six connections to one server for all of its tabs: one that nobody sees must not
+/// keep any, and is as before once it is seen again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tab_that_nobody_sees_gives_its_stream_back() {
+    let rig = Rig::new(SETS).await;
+    let mut oracle = rig.oracle();
+    let worker = rig.warm_worker(&mut oracle, &mut Producer::new(seed())).await;
+    let site = rig.site().await;
+    let browser = open(&site);
+    wait_word(&browser, "Live").await;
+    let streams = async |wanted: f64| {
+        eventually(SHORT, "the streams to be so many", async || {
+            match site.process.metrics().await?.sum("rollcall_serve_streams") {
+                found if found == wanted => Ok(()),
+                found => Err(format!("{found}, not {wanted}")),
+            }
+        })
+        .await;
+    };
+    let seen = |seen: bool| {
+        browser.run(&format!(
+            "Object.defineProperty(document, 'hidden', {{configurable: true, get: () => {}}}); \
+             document.dispatchEvent(new Event('visibilitychange'));",
+            !seen
+        ));
+    };
+    streams(1.0).await;
+    seen(false);
+    streams(0.0).await;
+    // Longer than what would be silence.
+    let hidden = Instant::now();
+    eventually(SHORT, "a while to pass", async || match hidden.elapsed() {
+        passed if passed > Duration::from_secs(6) => Ok(()),
+        passed => Err(format!("{passed:?}")),
+    })
+    .await;
+    seen(true);
+    assert_eq!(browser.text("#word"), "Live", "its own absence is not the server's silence");
+    streams(1.0).await;
+    wait_word(&browser, "Live").await;
+    site.process.terminate().await;
+    rig.finish(&oracle, vec![worker]).await;
+}
