@@ -19,9 +19,10 @@ use crate::tls::{Files, with_or_without};
 /// A connection whose other end is silently gone ends 16 to 20 s later: lapin looks every half of
 /// this whether it has been twice this. With 2 s to close what is left, that is within 25 s.
 const HEARTBEAT_SECS: u16 = 8;
-/// RabbitMQ's own default. lapin keeps room for 32 frames each way, so fewer bytes would save memory;
-/// but a message's headers are one frame, as large as its producer's connection allowed, and one
-/// that is larger than ours ends the session. Where RabbitMQ has no limit, lapin must have one.
+/// RabbitMQ's own default. A message's headers are one frame, as large as its producer's connection
+/// allowed, and one that is larger than ours ends the session. Where RabbitMQ has no limit, lapin,
+/// which keeps room for 32 frames each way, must have one. A quarter of it saved no memory: draining
+/// 250,000 small events a worker took 49 to 53 MiB with these frames, 49 to 51 with 32 KiB.
 const FRAME_BYTES_MAX: u32 = 128 * 1024;
 
 /// Runs `operation` for at most `limit`; `tried` names it in an error.

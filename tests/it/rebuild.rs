@@ -154,14 +154,20 @@ async fn rebuilds_under_load_lose_nothing_and_invent_nothing() {
     let load = rig.begin(&load);
     let reader = Reader::start(&rig, seed).await;
 
-    let mut longest = Duration::from_millis(500);
+    let mut longest = Duration::ZERO;
     for _ in 0..rebuilds() {
         let began = Instant::now();
         rig.cli(&["manage", "rebuild"]).await.expect(0);
         longest = longest.max(began.elapsed());
     }
-    let mut killed = 0;
-    for _ in 0..rebuilds() {
+    // One that ended before its kill tried nothing, and is made good by another.
+    let (mut killed, mut runs) = (0, 0);
+    while killed < rebuilds() {
+        runs += 1;
+        assert!(
+            runs <= 20 * rebuilds(),
+            "{killed} of {runs} were killed: hardly anything was tried"
+        );
         let running = rig.begin(&["manage", "rebuild"]);
         // Any moment of it: what must hold is that it does not matter which.
         let began = Instant::now();
@@ -173,7 +179,6 @@ async fn rebuilds_under_load_lose_nothing_and_invent_nothing() {
         .await;
         killed += u64::from(running.kill());
     }
-    assert!(killed > 0, "none was killed while it ran");
     let both = [rig.begin(&["manage", "rebuild"]), rig.begin(&["manage", "rebuild"])];
     for one in both {
         one.end().await.expect(0);
