@@ -344,12 +344,11 @@ async fn a_walk_misses_no_row_in_whatever_order_they_come() {
         pg.run(&format!("ALTER DATABASE \"{database}\" SET {setting}")).await;
     }
     pg.run("SELECT rollcall_ensure_partition(now(), 'month')").await;
-    // Each tag is in two events, far apart; ann's alone are to go.
+    // Each tag is in one event beside those that go, and more of them match than a step reads.
     pg.run(
         "INSERT INTO events (occurred_at, id, payload)
-         SELECT now(), gen_random_uuid(), jsonb_build_object(
-            'tag', jsonb_build_array('t' || n % 20000), 'username', 'u' || n, 'pad', repeat('x', 150))
-         FROM generate_series(1, 40000) AS n",
+         SELECT now(), gen_random_uuid(), jsonb_build_object('tag', 't' || n)
+         FROM generate_series(0, 19999) AS n",
     )
     .await;
     pg.run(
