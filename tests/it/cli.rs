@@ -182,6 +182,11 @@ async fn a_reader_is_answered() {
     let bucket = events[0]["occurred_at"].as_str().unwrap()[..10].to_owned();
     let run = rig.cli(&["read", "count", "daily", "--bucket", &bucket, "--json"]).await.expect(0);
     let wanted = oracle.members(&format!("daily:{bucket}")).len();
+    for of in [&["count", "daily"][..], &["contains", "daily", "ann"], &["members", "daily"]] {
+        let expired = [&["read"][..], of, &["--bucket", "2020-01-01"]].concat();
+        let said = rig.cli(&expired).await.expect(75).said();
+        assert!(said.contains("has expired"), "{said}");
+    }
     assert_eq!(run.json()["cardinality"], wanted, "{}", run.stdout);
     let run = rig.cli(&["read", "count", "about", "--json"]).await.expect(0);
     assert_eq!(run.json()["approximate"], true, "an estimate says so");

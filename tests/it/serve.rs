@@ -291,6 +291,12 @@ async fn a_set_that_is_not_filled_from_history_is_unknown() {
     assert_eq!(site.json("/api/sets").await["sets"][2]["cardinality"], Value::Null);
     assert_eq!(site.json("/api/snapshot").await["sets"][2]["cardinality"], Value::Null);
     site.process.terminate().await;
+    // Where no number is known, nothing but nulls is no answer.
+    rig.set(names::SETS, "cities=state+city");
+    let site = rig.site().await;
+    site.wait_status("/api/snapshot", 200).await;
+    assert_problem(&site.get("/api/stats").await, 503, "unknown");
+    site.process.terminate().await;
 }
 
 /// Refused, cut and silent: 503 within the time that is set, and answers again when it is back.

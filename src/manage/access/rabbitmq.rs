@@ -22,8 +22,12 @@ pub fn script(broker: &config::Broker, users: &str) -> String {
          set -eu\n\
          \n\
          user() {  # NAME PASSWORD CONFIGURE WRITE READ\n    \
-             printf '%s\\n' \"$2\" | rabbitmqctl -q add_user \"$1\" 2>/dev/null ||\n        \
-                 printf '%s\\n' \"$2\" | rabbitmqctl -q change_password \"$1\"\n",
+             # Some versions wait for ever for a password that comes by a pipe.\n    \
+             printf '%s\\n' \"$2\" | timeout 60 rabbitmqctl -q add_user \"$1\" 2>/dev/null ||\n        \
+                 printf '%s\\n' \"$2\" | timeout 60 rabbitmqctl -q change_password \"$1\" || {\n        \
+                 echo \"$1: rabbitmqctl took no password from its input\" >&2\n        \
+                 exit 1\n    \
+             }\n",
     );
     script.push_str(&format!(
         "    rabbitmqctl -q set_permissions -p {vhost} \"$1\" \"$3\" \"$4\" \"$5\"\n}}\n"
