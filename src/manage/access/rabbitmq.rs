@@ -22,10 +22,10 @@ pub fn script(broker: &config::Broker, users: &str) -> String {
          set -eu\n\
          \n\
          user() {  # NAME PASSWORD CONFIGURE WRITE READ\n    \
-             # Some versions wait for ever for a password that comes by a pipe.\n    \
-             printf '%s\\n' \"$2\" | timeout 60 rabbitmqctl -q add_user \"$1\" 2>/dev/null ||\n        \
-                 printf '%s\\n' \"$2\" | timeout 60 rabbitmqctl -q change_password \"$1\" || {\n        \
-                 echo \"$1: rabbitmqctl took no password from its input\" >&2\n        \
+             # The name and nothing else: with a third argument newer versions do not read the pipe.\n    \
+             printf '%s\\n' \"$2\" | timeout 60 rabbitmqctl add_user \"$1\" >/dev/null 2>&1 ||\n        \
+                 printf '%s\\n' \"$2\" | timeout 60 rabbitmqctl change_password \"$1\" >/dev/null || {\n        \
+                 echo \"$1: rabbitmqctl set no password\" >&2\n        \
                  exit 1\n    \
              }\n",
     );
