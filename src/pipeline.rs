@@ -28,6 +28,8 @@ pub struct Report {
     pub stored_per_second: f64,
     /// Events whose members are in Redis, those stored before included.
     pub applied_per_second: f64,
+    /// Messages acknowledged.
+    pub drained_per_second: f64,
     /// Messages that it has and has not settled.
     pub unacked: u64,
     /// Messages that wait in the queue; absent where RabbitMQ did not tell.
@@ -45,7 +47,7 @@ pub struct Report {
 }
 
 /// All workers together.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Pipeline {
     pub workers: u32,
     /// An estimate: what is received, and what the queue grows by.
@@ -53,9 +55,14 @@ pub struct Pipeline {
     pub received_per_second: f64,
     pub stored_per_second: f64,
     pub applied_per_second: f64,
+    /// Messages acknowledged.
+    pub drained_per_second: f64,
     pub queue_ready: Option<u64>,
+    /// How fast that grows; below zero it shrinks.
+    pub queue_growth_per_second: Option<f64>,
     pub unacked: Option<u64>,
-    /// Until the queue is empty, should it go on as in the last few seconds; absent where it grows.
+    /// For all that waits and is handed out, as fast as messages were acknowledged in the last few
+    /// seconds; absent where none was, or nobody saw the queue.
     pub time_to_empty_seconds: Option<f64>,
     pub lag_store_seconds: Option<f64>,
     pub lag_apply_seconds: Option<f64>,
@@ -102,6 +109,8 @@ pub fn sum<'r>(reports: impl Iterator<Item = &'r Report>, now: OffsetDateTime) -
         .max_by_key(|report| report.at_ms);
     let queue_ready = queue.and_then(|report| report.queue_ready);
     let growth = queue.and_then(|report| report.queue_growth_per_second);
+    let unacked = fresh.iter().fold(0, |sum, report| report.unacked.saturating_add(sum));
+    let drained = total(|report| report.drained_per_second);
     let received = total(|report| report.received_per_second);
     let published = growth.map(|growth| {
         let events = longest(|report| report.events_per_message).unwrap_or(1.0);
@@ -118,9 +127,12 @@ pub fn sum<'r>(reports: impl Iterator<Item = &'r Report>, now: OffsetDateTime) -
         received_per_second: received,
         stored_per_second: total(|report| report.stored_per_second),
         applied_per_second: total(|report| report.applied_per_second),
+        drained_per_second: drained,
         queue_ready,
-        unacked: Some(fresh.iter().fold(0, |sum, report| report.unacked.saturating_add(sum))),
-        time_to_empty_seconds: time_to_empty(queue_ready, growth),
+        queue_growth_per_second: growth,
+        unacked: Some(unacked),
+        time_to_empty_seconds: queue_ready
+            .and_then(|ready| time_to_empty(ready.saturating_add(unacked), drained)),
         lag_store_seconds: longest(|report| report.lag_store_seconds),
         lag_apply_seconds: longest(|report| report.lag_apply_seconds),
         dead_letters,
@@ -128,10 +140,10 @@ pub fn sum<'r>(reports: impl Iterator<Item = &'r Report>, now: OffsetDateTime) -
     })
 }
 
-fn time_to_empty(ready: Option<u64>, growth: Option<f64>) -> Option<f64> {
-    match (ready?, growth) {
-        (0, _) => Some(0.0),
-        (ready, Some(growth)) if growth < 0.0 => Some(ready as f64 / -growth),
+fn time_to_empty(backlog: u64, drained_per_second: f64) -> Option<f64> {
+    match backlog {
+        0 => Some(0.0),
+        backlog if drained_per_second > 0.0 => Some(backlog as f64 / drained_per_second),
         _ => None,
     }
 }
@@ -156,6 +168,7 @@ mod tests {
             received_per_second: 10.0,
             stored_per_second: 8.0,
             applied_per_second: 10.0,
+            drained_per_second: 2.5,
             unacked: 5,
             dead_letters: [("json".to_owned(), 2)].into(),
             ..Report::default()
@@ -182,14 +195,27 @@ mod tests {
         };
         let all = sum([seen(4, 900, 7.0), seen(1, 600, -5.0)].iter(), NOW).unwrap();
         assert_eq!(all.queue_ready, Some(600));
-        assert_eq!(all.time_to_empty_seconds, Some(120.0));
+        assert_eq!(all.queue_growth_per_second, Some(-5.0));
         assert_eq!(all.published_per_second, Some(15.0));
-        let grows = sum([seen(1, 600, 5.0)].iter(), NOW).unwrap();
-        assert_eq!(grows.time_to_empty_seconds, None);
-        let empty = sum([seen(1, 0, 0.0)].iter(), NOW).unwrap();
-        assert_eq!(empty.time_to_empty_seconds, Some(0.0));
         let unseen = sum([report(1)].iter(), NOW).unwrap();
         assert_eq!((unseen.queue_ready, unseen.published_per_second), (None, None));
+    }
+
+    #[test]
+    fn the_time_to_empty_is_that_of_all_that_is_not_settled() {
+        let seen = |ready, unacked, drained_per_second| Report {
+            queue_ready: Some(ready),
+            unacked,
+            drained_per_second,
+            ..report(1)
+        };
+        let time = |reports: &[Report]| sum(reports.iter(), NOW).unwrap().time_to_empty_seconds;
+        // Of the one queue, and of what two workers hold, as fast as both.
+        assert_eq!(time(&[seen(600, 100, 4.0), seen(600, 300, 6.0)]), Some(100.0));
+        assert_eq!(time(&[seen(0, 100, 4.0)]), Some(25.0), "what is handed out waits as well");
+        assert_eq!(time(&[seen(0, 0, 0.0)]), Some(0.0));
+        assert_eq!(time(&[seen(1, 0, 0.0)]), None, "as long as nothing is settled");
+        assert_eq!(time(&[report(1)]), None, "nobody saw the queue");
     }
 
     #[test]

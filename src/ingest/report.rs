@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::servers::Real;
 use super::supervisor::Shared;
 use super::watch::LOOK;
-use crate::pipeline::Report;
+use crate::pipeline::{self, Pipeline, Report};
 use crate::projection::ProjectionError;
-use crate::telemetry::{Metrics, chain};
+use crate::telemetry::{Metrics, Outcome, chain};
 
 /// For a report, and for taking out those of others.
 const REPORT_MAX: Duration = Duration::from_secs(2);
@@ -30,12 +30,21 @@ pub async fn run(shared: &Shared<Real>) -> Infallible {
         let report = report(&shared.metrics, &before, &now, OffsetDateTime::now_utc());
         before = now;
         let told = timeout(REPORT_MAX, tell(shared, &process, &report, round)).await;
-        if let Ok(Err(error)) = told {
-            tracing::debug!(error = chain(&error), "the report could not be written");
+        if let Ok(Err(error)) = &told {
+            tracing::debug!(error = chain(error), "the report could not be written");
         }
+        shared.metrics.drain.set(report.drained_per_second);
+        let fleet = told.ok().and_then(Result::ok).flatten();
+        shared.metrics.time_to_empty.set(time_to_empty(fleet.as_ref()));
     }
     // After 680 years.
     std::future::pending().await
+}
+
+/// As Prometheus tells it: NaN where it is not known, infinite while nothing is settled.
+fn time_to_empty(fleet: Option<&Pipeline>) -> f64 {
+    let known = fleet.filter(|fleet| fleet.queue_ready.is_some());
+    known.map_or(f64::NAN, |fleet| fleet.time_to_empty_seconds.unwrap_or(f64::INFINITY))
 }
 
 /// Takes this process's report out: it has ended, and nothing died.
@@ -47,22 +56,25 @@ fn process(shared: &Shared<Real>) -> String {
     shared.ledger.lock().unwrap_or_else(PoisonError::into_inner).process().to_owned()
 }
 
+/// What all workers say, this one included.
 async fn tell(
     shared: &Shared<Real>,
     process: &str,
     report: &Report,
     round: u32,
-) -> Result<(), ProjectionError> {
+) -> Result<Option<Pipeline>, ProjectionError> {
     let redis = &shared.servers.projection;
     // Plain numbers and names: it can always be written.
     let text = serde_json::to_string(report).unwrap_or_default();
     redis.report(process, &text).await?;
+    let reports = redis.reports().await?;
+    let now = OffsetDateTime::now_utc();
+    let fleet = pipeline::sum(reports.values(), now);
     if round.is_multiple_of(PRUNE_EVERY) {
-        let now = OffsetDateTime::now_utc();
-        let left = redis.reports().await?.into_iter().filter(|(_, report)| report.is_left(now));
+        let left = reports.into_iter().filter(|(_, report)| report.is_left(now));
         redis.forget_reports(&left.map(|(process, _)| process).collect::<Vec<_>>()).await?;
     }
-    Ok(())
+    Ok(fleet)
 }
 
 /// What had been counted at one moment.
@@ -72,6 +84,7 @@ struct Totals {
     decoded: u64,
     stored: u64,
     applied: u64,
+    drained: u64,
     queue: Option<(u64, Instant)>,
 }
 
@@ -83,6 +96,7 @@ impl Totals {
             decoded: metrics.events_decoded.total(),
             stored: metrics.events_stored.total(),
             applied: metrics.events_applied.total(),
+            drained: metrics.settlements.of(Outcome::Ack).total(),
             queue: metrics.queue_ready.last(),
         }
     }
@@ -101,6 +115,7 @@ fn report(metrics: &Metrics, before: &Totals, now: &Totals, at: OffsetDateTime) 
         received_per_second: rounded(events / seconds),
         stored_per_second: rounded(more(|totals| totals.stored) / seconds),
         applied_per_second: rounded(more(|totals| totals.applied) / seconds),
+        drained_per_second: rounded(more(|totals| totals.drained) / seconds),
         unacked: metrics.deliveries_in_flight.now(),
         queue_ready: now.queue.map(|(ready, _)| ready),
         queue_growth_per_second: growth.map(rounded),
@@ -138,6 +153,8 @@ mod tests {
         metrics.events_decoded.increment(100);
         metrics.events_stored.increment(80);
         metrics.events_applied.increment(90);
+        metrics.settlements.of(Outcome::Ack).increment(8);
+        metrics.settlements.of(Outcome::Returned).increment(2);
         metrics.deliveries_in_flight.increment(7);
         metrics.dead_letter("json");
         metrics.lag_apply.note(0.25);
@@ -147,12 +164,24 @@ mod tests {
         let rates =
             [report.received_per_second, report.stored_per_second, report.applied_per_second];
         assert_eq!(rates, [20.0, 16.0, 18.0]);
+        assert_eq!(report.drained_per_second, 1.6, "what is returned comes again");
         assert_eq!((report.unacked, report.queue_ready), (7, Some(900)));
         assert_eq!(report.queue_growth_per_second, Some(-25.0));
         assert_eq!(report.events_per_message, Some(10.0));
         assert_eq!((report.lag_store_seconds, report.lag_apply_seconds), (None, Some(0.25)));
         assert_eq!(report.dead_letters, [("json".to_owned(), 1)].into());
         assert_eq!(report.at_ms, 1_795_428_000_000);
+    }
+
+    #[test]
+    fn a_time_that_is_not_known_is_not_zero() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let of = |report: Report| time_to_empty(pipeline::sum([report].iter(), now).as_ref());
+        let seen = Report { queue_ready: Some(30), drained_per_second: 2.0, ..Report::default() };
+        assert_eq!(of(seen.clone()), 15.0);
+        assert_eq!(of(Report { drained_per_second: 0.0, ..seen.clone() }), f64::INFINITY);
+        assert!(of(Report { queue_ready: None, ..seen }).is_nan());
+        assert!(time_to_empty(None).is_nan(), "redis did not tell what the others do");
     }
 
     #[test]

@@ -34,9 +34,12 @@ const LAG_BUCKETS: &[f64] = &[
 /// deliveries = settlements of all outcomes + deliveries in flight.
 pub struct Metrics {
     pub deliveries: Tally,
-    pub settlements: ByLabel<Outcome, Counter>,
+    pub settlements: ByLabel<Outcome, Tally>,
     pub deliveries_in_flight: Level,
     pub queue_ready: Sighting,
+    /// Messages acknowledged a second by this process, and what all workers need for the backlog.
+    pub drain: Gauge,
+    pub time_to_empty: Gauge,
     pub events_decoded: Tally,
     pub events_stored: Tally,
     /// Stored before or not: their members are in Redis.
@@ -177,11 +180,7 @@ fn register(reasons: &[&'static str], exporter: Exporter) -> Metrics {
     info();
     Metrics {
         deliveries: tally("rollcall_deliveries_total", "Messages handed to us, again included"),
-        settlements: counts(
-            "rollcall_settlements_total",
-            "outcome",
-            "Deliveries acknowledged, or returned with their session",
-        ),
+        settlements: settlements(),
         deliveries_in_flight: Level::new(level(
             "rollcall_deliveries_in_flight",
             "Deliveries that are not settled",
@@ -190,6 +189,11 @@ fn register(reasons: &[&'static str], exporter: Exporter) -> Metrics {
             "rollcall_queue_ready",
             "Messages that wait in the queue, as this worker saw it last",
         )),
+        drain: level(
+            "rollcall_drain_messages_per_second",
+            "Messages acknowledged by this worker, over the last few seconds",
+        ),
+        time_to_empty: time_to_empty(),
         events_decoded: tally("rollcall_events_decoded_total", "Events read from messages"),
         events_stored: tally("rollcall_events_stored_total", "Events new in Postgres"),
         events_applied: tally(
@@ -323,6 +327,22 @@ pub(super) fn info() {
     describe_gauge!("rollcall_build_info", Unit::Count, "The version that runs; always 1");
     gauge!("rollcall_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     moment("rollcall_start_timestamp_seconds", "When this process began").set(now());
+}
+
+fn settlements() -> ByLabel<Outcome, Tally> {
+    let name = "rollcall_settlements_total";
+    describe_counter!(name, Unit::Count, "Deliveries acknowledged, or returned with their session");
+    ByLabel::new(|outcome| Tally::new(counter!(name, "outcome" => outcome)))
+}
+
+/// Unknown until somebody looked, and not zero.
+fn time_to_empty() -> Gauge {
+    let name = "rollcall_time_to_empty_seconds";
+    let help = "For what waits and is handed out, as fast as all workers acknowledge; NaN: unknown";
+    describe_gauge!(name, Unit::Seconds, help);
+    let gauge = gauge!(name);
+    gauge.set(f64::NAN);
+    gauge
 }
 
 fn dead_letters(reasons: &[&'static str]) -> Vec<(&'static str, Tally)> {

@@ -130,13 +130,6 @@ impl Frame {
         let plural = if workers == 1 { "" } else { "s" };
         let silence = verdict::workers_silence(snapshot, age).unwrap_or(0.0);
         self.title(&format!("PIPELINE  {workers} worker{plural}, heard {}", ago(silence)));
-        let mut queue = format!("{} ready", known(pipeline.queue_ready));
-        match pipeline.time_to_empty_seconds {
-            _ if pipeline.queue_ready == Some(0) => {}
-            Some(seconds) => queue += &format!(", empty in {}", span(seconds)),
-            None => queue += ", time to empty unknown",
-        }
-        queue += &format!(", {} unacknowledged", known(pipeline.unacked));
         let lag = |seconds: Option<f64>| match seconds {
             Some(seconds) => format!(", lag {}", span(seconds)),
             None => String::new(),
@@ -145,7 +138,7 @@ impl Frame {
         let applied = rate(Some(pipeline.applied_per_second)) + &lag(pipeline.lag_apply_seconds);
         for (stage, text) in [
             ("published", rate(pipeline.published_per_second)),
-            ("queue", queue),
+            ("queue", queue(pipeline)),
             ("received", rate(Some(pipeline.received_per_second))),
             ("stored", stored),
             ("applied", applied),
@@ -253,6 +246,20 @@ fn moved(set: &SetSeen, now: Option<u64>) -> String {
     }
 }
 
+/// While it grows nobody knows when it is empty: what waits is so much work.
+fn queue(pipeline: &Pipeline) -> String {
+    let ready = known(pipeline.queue_ready);
+    let unacked = known(pipeline.unacked);
+    let growing = pipeline.queue_growth_per_second > Some(0.0);
+    let time = match pipeline.time_to_empty_seconds {
+        _ if pipeline.queue_ready == Some(0) => String::new(),
+        Some(seconds) if growing => format!(", {} of work and growing", span(seconds)),
+        Some(seconds) => format!(", empty in {}", span(seconds)),
+        None => ", time to empty unknown".to_owned(),
+    };
+    format!("{ready} ready{time}, {unacked} unacknowledged")
+}
+
 fn dead_letters(pipeline: &Pipeline) -> String {
     let mut reasons: Vec<_> = pipeline.dead_letters.iter().filter(|(_, many)| **many > 0).collect();
     reasons.sort_by_key(|(_, many)| std::cmp::Reverse(**many));
@@ -280,4 +287,29 @@ fn wrapped(text: &str, columns: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_grows_is_not_empty_soon() {
+        let queue = |ready, growth, time| {
+            queue(&Pipeline {
+                queue_ready: Some(ready),
+                queue_growth_per_second: growth,
+                unacked: Some(40),
+                time_to_empty_seconds: time,
+                ..Pipeline::default()
+            })
+        };
+        let shrinks = queue(1200, Some(-1.0), Some(90.0));
+        assert_eq!(shrinks, "1,200 ready, empty in 1 min 30 s, 40 unacknowledged");
+        let grows = queue(1200, Some(1.0), Some(90.0));
+        assert_eq!(grows, "1,200 ready, 1 min 30 s of work and growing, 40 unacknowledged");
+        let stands = queue(1200, None, None);
+        assert_eq!(stands, "1,200 ready, time to empty unknown, 40 unacknowledged");
+        assert_eq!(queue(0, Some(0.0), Some(4.0)), "0 ready, 40 unacknowledged");
+    }
 }

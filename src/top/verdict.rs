@@ -107,7 +107,6 @@ mod tests {
     use super::*;
     use crate::pipeline::Pipeline;
     use crate::snapshot::RedisSeen;
-    use std::collections::BTreeMap;
 
     fn live() -> Snapshot {
         Snapshot {
@@ -122,17 +121,10 @@ mod tests {
             sets: Vec::new(),
             pipeline: Some(Pipeline {
                 workers: 1,
-                published_per_second: None,
-                received_per_second: 0.0,
-                stored_per_second: 0.0,
-                applied_per_second: 0.0,
                 queue_ready: Some(0),
                 unacked: Some(0),
-                time_to_empty_seconds: None,
-                lag_store_seconds: None,
-                lag_apply_seconds: None,
-                dead_letters: BTreeMap::new(),
                 updated_at: "2026-11-23T09:59:58Z".to_owned(),
+                ..Pipeline::default()
             }),
         }
     }

@@ -79,13 +79,22 @@ async fn numbers_move_as_snapshots_come() {
     next["sets"][3]["groups"][1]["cardinality"] = json!(500);
     next["pipeline"]["queue_ready"] = json!(42);
     next["pipeline"]["time_to_empty_seconds"] = json!(3725.0);
-    stub.show(next);
+    stub.show(next.clone());
     eventually(SHORT, "the numbers to follow", async || {
         let now = (browser.texts("#tiles .value"), browser.texts("#groups td"));
         let queue = browser.texts("#stages .note");
         match now.0[1] == "1,235" && now.1[1] == "500" && queue[0] == "empty in 1 h 2 min" {
             true => Ok(()),
             false => Err(format!("they are {now:?} {queue:?}")),
+        }
+    })
+    .await;
+    next["pipeline"]["queue_growth_per_second"] = json!(0.5);
+    stub.show(next);
+    eventually(SHORT, "a queue that grows to be told", async || {
+        match browser.texts("#stages .note").swap_remove(0) {
+            note if note == "1 h 2 min of work and growing" => Ok(()),
+            note => Err(note),
         }
     })
     .await;

@@ -14,6 +14,8 @@ fn every_series_is_there_at_zero_with_its_help() {
         "rollcall_batch_events_bucket{le=\"20000\"} 0",
         "rollcall_event_lag_seconds_sum 0",
         "rollcall_store_lag_seconds_bucket{le=\"0.005\"} 0",
+        "rollcall_drain_messages_per_second 0",
+        "rollcall_time_to_empty_seconds NaN",
         "rollcall_drift_members{side=\"phantom\"} 0",
         "rollcall_dependency_up{dependency=\"redis\"} 0",
         "rollcall_watermark_timestamp_seconds 0",

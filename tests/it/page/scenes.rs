@@ -12,7 +12,8 @@ pub const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\"><script
 fn pipeline() -> Value {
     json!({
         "workers": 1, "published_per_second": 7.5, "received_per_second": 11.0,
-        "stored_per_second": 11.0, "applied_per_second": 11.0, "queue_ready": 0, "unacked": 0,
+        "stored_per_second": 11.0, "applied_per_second": 11.0, "drained_per_second": 11.0,
+        "queue_ready": 0, "queue_growth_per_second": 0.0, "unacked": 0,
         "time_to_empty_seconds": 0.0, "lag_store_seconds": 0.0121, "lag_apply_seconds": 0.0153,
         "dead_letters": {"json": 3, "id_conflict": 1}, "updated_at": before(0),
     })
