@@ -166,6 +166,20 @@ impl Projection {
             self.shared.timeouts.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// One command on one key.
+    pub(super) async fn one(
+        &self,
+        command: &'static str,
+        key: &str,
+        args: Vec<Value>,
+    ) -> Result<Value, ProjectionError> {
+        let lease = self.lease(1).await?;
+        let reply = [call(&lease.client, command, ClusterHash::from(key), args).await];
+        self.note(&reply);
+        let [reply] = reply;
+        reply.map_err(|error| ProjectionError::on_key(command, key, error))
+    }
 }
 
 impl Shared {

@@ -1,4 +1,4 @@
-//! `<prefix>:meta`: how far a reader may trust the sets, and whether the server may keep them.
+//! `<prefix>:meta`: how far a reader may trust the sets.
 //!
 //! A wiped Redis answers "not a member" to everything. Only the generation tells that from the
 //! truth: it is written when sets begin and goes when they go. Never writes a generation over
@@ -7,10 +7,7 @@
 use std::fmt;
 
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, ClusterInterface};
-use fred::types::config::Server;
 use fred::types::{ClusterHash, Value};
-use futures_util::future::join;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
@@ -108,22 +105,6 @@ impl Meta {
 pub struct Begun {
     pub generation: String,
     pub anew: bool,
-}
-
-/// What the server says of itself. In a cluster: of the first node that evicts, else of any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServerInfo {
-    pub version: Option<String>,
-    /// `None` where the server will not tell, as some hosted ones do not.
-    pub maxmemory_policy: Option<String>,
-}
-
-/// Whether the server keeps what it was given. One that does not is an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eviction {
-    Never,
-    /// The server will not tell: worth a line in the log.
-    Unknown,
 }
 
 impl Projection {
@@ -230,63 +211,6 @@ impl Projection {
         self.one("HSETNX", meta_key, args).await.map(|_| ())
     }
 
-    pub async fn server_info(&self) -> Result<ServerInfo, ProjectionError> {
-        let lease = self.lease(2).await?;
-        let mut info = ServerInfo::default();
-        for node in self.nodes(&lease.client) {
-            let seen = match node {
-                Some(node) => self.info_of(&lease.client.with_cluster_node(node)).await?,
-                None => self.info_of(&lease.client).await?,
-            };
-            let evicts = evicting(&seen).is_some();
-            info = seen;
-            if evicts {
-                break;
-            }
-        }
-        Ok(info)
-    }
-
-    /// An error where Redis may evict keys: a set that vanished reads as "nobody was there".
-    pub async fn ensure_noeviction(&self) -> Result<Eviction, ProjectionError> {
-        let info = self.server_info().await?;
-        if let Some(policy) = evicting(&info) {
-            return Err(ProjectionError::Evicts { policy: policy.to_owned() });
-        }
-        Ok(info.maxmemory_policy.map_or(Eviction::Unknown, |_| Eviction::Never))
-    }
-
-    /// The nodes that hold keys; `None` is the only one there is.
-    pub(super) fn nodes(&self, client: &Client) -> Vec<Option<Server>> {
-        match client.cached_cluster_state() {
-            Some(state) => state.unique_primary_nodes().into_iter().map(Some).collect(),
-            None => vec![None],
-        }
-    }
-
-    /// INFO tells the policy to users who may not CONFIG; where INFO is cut down, CONFIG may do.
-    async fn info_of<C: ClientLike>(&self, client: &C) -> Result<ServerInfo, ProjectionError> {
-        let info =
-            |section: &'static str| call(client, "INFO", ClusterHash::Random, vec![section.into()]);
-        let (server, memory) = join(info("server"), info("memory")).await;
-        let replies = [server, memory];
-        self.note(&replies);
-        let [server, memory] = replies.map(|reply| told(reply, "INFO"));
-        let (server, memory) = (server?.unwrap_or_default(), memory?.unwrap_or_default());
-        let mut policy = line(&memory, "maxmemory_policy");
-        if policy.is_none() {
-            let args = vec!["GET".into(), "maxmemory-policy".into()];
-            let reply = call(client, "CONFIG", ClusterHash::Random, args).await;
-            policy = match reply {
-                Ok(reply) => reply.into_array().into_iter().nth(1).and_then(Value::into_string),
-                // Forbidden or unknown on hosted servers.
-                Err(_) => None,
-            };
-        }
-        let version = line(&server, "valkey_version").or_else(|| line(&server, "redis_version"));
-        Ok(ServerInfo { version, maxmemory_policy: policy })
-    }
-
     pub(super) async fn read_meta(&self, client: &Client) -> Result<Value, fred::error::Error> {
         let mut args = vec![Value::from(self.shared.meta_key.as_str())];
         args.extend(META_FIELDS.map(Value::from));
@@ -314,20 +238,6 @@ impl Projection {
             sets,
         })
     }
-
-    /// One command on one key.
-    pub(super) async fn one(
-        &self,
-        command: &'static str,
-        key: &str,
-        args: Vec<Value>,
-    ) -> Result<Value, ProjectionError> {
-        let lease = self.lease(1).await?;
-        let reply = [call(&lease.client, command, ClusterHash::from(key), args).await];
-        self.note(&reply);
-        let [reply] = reply;
-        reply.map_err(|error| ProjectionError::on_key(command, key, error))
-    }
 }
 
 /// The name in `name=field...`.
@@ -337,30 +247,6 @@ fn name_of(definition: &str) -> &str {
 
 fn definitions<'s>(sets: impl Iterator<Item = &'s Set>) -> String {
     sets.map(|set| set.text.as_str()).collect::<Vec<_>>().join(" ")
-}
-
-/// A refusal is an answer here: `None`.
-pub(super) fn told(
-    reply: Result<Value, fred::error::Error>,
-    command: &'static str,
-) -> Result<Option<String>, ProjectionError> {
-    match reply.map_err(|error| ProjectionError::command(command, error)) {
-        Ok(reply) => Ok(reply.into_string()),
-        Err(error) if error.class() == crate::retry::Class::Config => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn evicting(info: &ServerInfo) -> Option<&str> {
-    info.maxmemory_policy.as_deref().filter(|policy| *policy != "noeviction")
-}
-
-/// One value of an INFO reply.
-pub(super) fn line(info: &str, name: &str) -> Option<String> {
-    info.lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value.trim().to_owned())
 }
 
 /// As written to Redis.
@@ -391,23 +277,5 @@ mod tests {
             assert_eq!(State::parse(state.as_str()), Some(state));
         }
         assert_eq!(State::parse("Fresh"), None);
-    }
-
-    #[test]
-    fn an_info_line_is_found_by_its_whole_name() {
-        let info = "# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n";
-        assert_eq!(line(info, "maxmemory_policy").as_deref(), Some("noeviction"));
-        assert_eq!(line(info, "policy"), None);
-    }
-
-    #[test]
-    fn only_noeviction_keeps_sets() {
-        let with = |policy: Option<&str>| ServerInfo {
-            version: None,
-            maxmemory_policy: policy.map(str::to_owned),
-        };
-        assert_eq!(evicting(&with(Some("volatile-lru"))), Some("volatile-lru"));
-        assert_eq!(evicting(&with(Some("noeviction"))), None);
-        assert_eq!(evicting(&with(None)), None);
     }
 }

@@ -1,9 +1,9 @@
 //! Redis: the sets, derived from Postgres and disposable. The only folder that may say fred.
 //!
 //! `write` adds what a batch adds, `marker` says how far to trust it, `watermark` shows what was
-//! lost, `read` asks, `client` keeps
-//! the one connection, `settings` says how. Nothing here decides when to write or whether to try
-//! again: that is `ingest`'s. No key is built here either: `sets` hands over finished keys.
+//! lost, `server_info` whether the server may evict it, `read` asks, `client` keeps the one
+//! connection, `settings` says how. Nothing here decides when to write or whether to try again: that
+//! is `ingest`'s. No key is built here either: `sets` hands over finished keys.
 //!
 //! `reader` is the way of those who only read, `counts` asks about many keys at once, and
 //! `pipeline` keeps what workers say of themselves.
@@ -25,6 +25,7 @@ mod read;
 mod reader;
 mod remove;
 mod scan;
+mod server_info;
 mod settings;
 mod watermark;
 mod write;
@@ -34,10 +35,11 @@ pub use client::Projection;
 pub use counts::{Common, Counts};
 pub use error::ProjectionError;
 pub use look::Found;
-pub use marker::{Begun, Eviction, Meta, ServerInfo, State};
+pub use marker::{Begun, Meta, State};
 pub use overview::Size;
 pub use read::{Answer, Keys, Page, escape_glob};
 pub use reader::Reader;
 pub use scan::KeyScan;
-pub use watermark::{SERVER, Sighting, Tick, joined};
+pub use server_info::{Eviction, ServerInfo};
+pub use watermark::{POSTGRES, SERVER, Sighting, Tick, joined};
 pub use write::{Applied, KeyAdditions, Mark};

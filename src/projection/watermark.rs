@@ -7,6 +7,7 @@
 //! | `<process>/floor` | every later batch of the process has rows with a txid of at least this |
 //! | `repair/floor`, `repair/seen` | the same of a repair under way |
 //! | `server` | run and replication ids of the servers that the hash was last found whole on |
+//! | `postgres` | the table that a look last saw beside it, and a txid that was reached by then |
 //!
 //! Redis keeps a prefix of its command order through a restart and a failover, so a field that went
 //! back proves loss, and the floors that are left bound it. Only carries out: what it means is for
@@ -23,9 +24,11 @@ use time::OffsetDateTime;
 
 use super::client::{Projection, call};
 use super::error::ProjectionError;
-use super::marker::{Meta, line, told};
+use super::marker::Meta;
+use super::server_info::{line, told};
 
 pub const SERVER: &str = "server";
+pub const POSTGRES: &str = "postgres";
 
 /// A repairer's own floor, as if it were a process.
 const REPAIR_FLOOR: &str = "repair/floor";
