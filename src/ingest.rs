@@ -7,8 +7,9 @@
 //! models of those.
 //!
 //! What is given to Redis can be lost there: `ledger` knows what bounds the loss (pure), `guard`
-//! notes it, `outage` says when ingest goes on without Redis (pure), `watch` looks and `keeper` has
-//! mended what they find. `report` says in Redis how this worker does, for those who watch.
+//! notes it, `history` whether Postgres is another, `outage` says when ingest goes on without Redis
+//! (pure), `watch` looks and `keeper` has mended what they find. `report` says in Redis how this
+//! worker does, for those who watch.
 
 pub mod batch;
 pub mod breaker;
@@ -17,6 +18,7 @@ mod cost;
 mod flush;
 mod generation;
 pub mod guard;
+mod history;
 mod hold;
 pub mod keeper;
 mod lane;

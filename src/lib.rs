@@ -31,12 +31,13 @@
 //!
 //! The second stream. A worker counts in `<prefix>:wm` what it gave to Redis; `ingest/ledger` tells
 //! from it that something was lost, and what bounds it, and `ingest/guard` notes that in Postgres
-//! (`store/marks`) before anything hides it. The same note is left for each batch that goes past a
-//! Redis that is away. `ingest/keeper` then has it mended. [`repair`] is how: `repair/pass` reads
-//! events from Postgres, or from a replica that has come far enough (`store/reader`), and adds what
-//! they add; **`repair/rebuild` is the page with the order of effects** of sets that are made anew
-//! and put in place; `repair/verify` compares, and takes out only what a newer snapshot does not
-//! support either. It all rests on one order: a worker adds to Redis only after its COMMIT.
+//! (`store/marks`) before anything hides it; `ingest/history` does where Postgres itself went back.
+//! The same note is left for each batch that goes past a Redis that is away. `ingest/keeper` then
+//! has it mended. [`repair`] is how: `repair/pass` reads events from Postgres, or from a replica
+//! that has come far enough (`store/reader`), and adds what they add; **`repair/rebuild` is the
+//! page with the order of effects** of sets that are made anew and put in place; `repair/verify`
+//! compares, and takes out only what a newer snapshot does not support either. It all rests on one
+//! order: a worker adds to Redis only after its COMMIT.
 //!
 //! A reader asks Redis: [`read`] and [`top`] on a terminal, [`serve`] over HTTP, the third stream,
 //! which holds nothing but a way to read. [`snapshot`] is all that Redis tells at one moment, and

@@ -10,10 +10,11 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::history;
 use super::ledger::{Ledger, Loss, Verdict};
 use super::servers::Real;
 use super::session::SessionError;
-use crate::projection::{Applied, KeyAdditions, Mark, ProjectionError, Sighting, State};
+use crate::projection::{Applied, KeyAdditions, Mark, ProjectionError, State};
 use crate::store::{self, Link, Standing, StoreError, marks};
 
 /// What the lanes, the looks and the keeper of one process share.
@@ -150,7 +151,7 @@ async fn note(real: &Real, link: &mut Link, loss: &Loss) -> Result<(), SessionEr
 }
 
 /// Readers are told, and somebody mends it.
-async fn stale(real: &Real) -> Result<(), ProjectionError> {
+pub(super) async fn stale(real: &Real) -> Result<(), ProjectionError> {
     let told = real.projection.set_state(State::Stale).await;
     real.guard.need.notify_one();
     told
@@ -187,7 +188,7 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
         (Verdict::Lost(loss), _) => register(real, expected.era, Some(loss.reason)).await?,
         (Verdict::Whole | Verdict::Forgotten, _) => register(real, expected.era, None).await?,
     }
-    look_at_history(real, &mut link, &standing, mark.history, &sight).await?;
+    history::look(real, &mut link, &standing, &mark, &sight).await?;
     take_back(real, sight.meta.sets.as_deref()).await?;
     let forgotten = guard.ledger().forgotten(&sight, Instant::now(), unix_secs());
     real.projection.unregister(&forgotten).await?;
@@ -200,39 +201,6 @@ pub async fn look(real: &Real) -> Result<Looked, SessionError> {
     let missing = real.generation_missing.load(Ordering::Relaxed);
     let not_fresh = sight.meta.state != Some(State::Fresh);
     Ok(Looked { needs_mending: noted || missing || not_fresh })
-}
-
-/// A Postgres that was restored, failed over or made anew may lack what Redis has, and its txids say
-/// nothing of what was noted.
-async fn look_at_history(
-    real: &Real,
-    link: &mut Link,
-    standing: &Standing,
-    now: store::History,
-    sight: &Sighting,
-) -> Result<(), SessionError> {
-    match standing.history {
-        // Whoever begins a generation has said before which history it is of.
-        None if sight.meta.generation.is_some() && !standing.rebuild => {
-            marks::note_rebuild(link, &real.prefix, "sets that this postgres does not know")
-                .await?;
-            tracing::warn!(
-                "redis holds sets that this postgres knows nothing of: they are made anew"
-            );
-            stale(real).await?;
-        }
-        Some(then) if then != now && !standing.rebuild => {
-            marks::note_rebuild(link, &real.prefix, "another history of postgres").await?;
-            tracing::warn!(
-                ?then,
-                ?now,
-                "postgres was restored or failed over: the sets must be made anew"
-            );
-            stale(real).await?;
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 /// A set that this worker does not keep lacks what it stores: readers must not take it for whole,

@@ -47,6 +47,8 @@ pub struct Mark {
     /// Where the log was after that snapshot: a replica that has replayed it sees all it sees.
     pub lsn: String,
     pub history: History,
+    /// Which database, and which table of events in it: others after a restore from a dump.
+    pub table: String,
 }
 
 /// The snapshot first and the position after it: SQL evaluates both after the snapshot was taken.
@@ -55,7 +57,9 @@ const MARK: &str = "
 SELECT txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),
        pg_current_wal_insert_lsn()::text,
        (SELECT system_identifier FROM pg_control_system()),
-       ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int";
+       ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int,
+       (SELECT oid FROM pg_database WHERE datname = current_database())
+         || '.' || 'events'::regclass::oid";
 
 type Found = (
     i64,
@@ -72,12 +76,13 @@ type Found = (
 );
 
 pub async fn mark(link: &mut Link) -> Result<Mark, StoreError> {
-    let (xmin, xmax, lsn, system_identifier, timeline): (i64, i64, String, i64, i32) = link
+    type Row = (i64, i64, String, i64, i32, String);
+    let (xmin, xmax, lsn, system_identifier, timeline, table): Row = link
         .run("take a mark", async |conn: &mut PgConnection| {
             sqlx::query_as(MARK).fetch_one(conn).await
         })
         .await?;
-    Ok(Mark { xmin, xmax, lsn, history: History { system_identifier, timeline } })
+    Ok(Mark { xmin, xmax, lsn, history: History { system_identifier, timeline }, table })
 }
 
 pub async fn standing(link: &mut Link, prefix: &str) -> Result<Standing, StoreError> {

@@ -71,7 +71,7 @@ pub fn unique(producer: &mut Producer, count: usize) -> Vec<Value> {
     events
 }
 
-async fn arrives(rig: &Rig, oracle: &mut Oracle, worker: &Worker, events: &[Value]) {
+pub async fn arrives(rig: &Rig, oracle: &mut Oracle, worker: &Worker, events: &[Value]) {
     oracle.all_good(events);
     rig.publish_events(events).await;
     rig.wait_arrived(oracle).await;
@@ -128,8 +128,9 @@ async fn a_watermark_that_is_gone_has_everything_made_anew() {
     let worker = rig.warm_worker(&mut oracle, &mut producer).await;
     let mut redis = rig.redis().await;
     let before = notes(&mut pg).await;
-    redis.int(&["DEL", &format!("{}:wm", rig.prefix())]).await;
+    // In this order: nobody notices the one, and a repair follows the other.
     redis.int(&["SREM", &format!("{}:users", rig.prefix()), &oracle.members("users")[0]]).await;
+    redis.int(&["DEL", &format!("{}:wm", rig.prefix())]).await;
     noticed(&mut pg, before, NOTICED).await;
     // The rebuild makes a note of its own, which has a bound.
     let unbounded = "SELECT count(*) FROM noted WHERE rebuild AND bound IS NULL";
@@ -147,7 +148,7 @@ async fn a_redis_restored_from_an_older_copy_is_caught_up() {
         let mut pg = record_notes(&rig).await;
         let mut oracle = rig.oracle();
         let mut producer = Producer::new(seed());
-        let mut worker = rig.warm_worker(&mut oracle, &mut producer).await;
+        let worker = rig.warm_worker(&mut oracle, &mut producer).await;
         let events = unique(&mut producer, 100);
         arrives(&rig, &mut oracle, &worker, &events).await;
         // Past a look, so that something stands for the floor.
@@ -156,25 +157,29 @@ async fn a_redis_restored_from_an_older_copy_is_caught_up() {
         copy_folder(&folder.join("appendonlydir"), &copy);
         let lost = unique(&mut producer, 200);
         arrives(&rig, &mut oracle, &worker, &lost).await;
-        if !witnessed {
-            worker.kill().await;
+        let witness = if witnessed {
+            Some(worker)
         } else {
-            drop(worker);
-        }
+            worker.kill().await;
+            None
+        };
         rig.control(Verb::Kill, Server::Redis);
         fs::remove_dir_all(folder.join("appendonlydir")).unwrap();
         copy_folder(&copy, &folder.join("appendonlydir"));
         let _ = fs::remove_dir_all(&copy);
         let before = notes(&mut pg).await;
         rig.control(Verb::Start, Server::Redis);
-        worker = rig.worker().await;
+        let worker = match witness {
+            Some(worker) => worker,
+            None => rig.worker().await,
+        };
         noticed(&mut pg, before, NOTICED).await;
         mended(&rig, &oracle).await;
         rig.finish(&oracle, vec![worker]).await;
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     let status = std::process::Command::new("cp").arg("-a").args([from, to]).status();
     assert!(status.expect("cp runs").success(), "cp {from:?} {to:?}");
 }

@@ -44,6 +44,7 @@ mod papers;
 mod partitions;
 mod pipeline;
 mod pipeline_report;
+mod put_back;
 mod quiet;
 mod rebuild;
 mod recomputed;
