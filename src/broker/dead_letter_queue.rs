@@ -1,7 +1,7 @@
 //! The dead letters, for the operator: look, count, publish again, throw away.
 //!
-//! Takes each letter at most once per run (the number waiting at the start bounds it) and lets what
-//! is not asked for go back untouched. Never takes a letter out before its replay is confirmed and
+//! Takes each letter at most once per run (the number waiting when the first is taken bounds it) and
+//! lets what is not asked for go back untouched. Never takes a letter out before its replay is confirmed and
 //! routed. Holds no body that the filter does not want.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lapin::message::BasicGetMessage;
-use lapin::options::{
-    BasicAckOptions, BasicGetOptions, ExchangeDeclareOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicGetOptions, ExchangeDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ExchangeKind};
 
@@ -42,19 +40,15 @@ pub async fn browse(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<Letter>, BrokerError> {
     let mut letters = Vec::new();
-    let queue = Reader::open(config).await?;
+    let mut queue = Reader::open(config).await?;
     let result = async {
-        for done in 1..=queue.total {
-            if letters.len() >= limit {
-                break;
-            }
-            let Some(taken) = queue.take().await? else {
-                break;
-            };
+        while letters.len() < limit
+            && let Some(taken) = queue.take().await?
+        {
             if filter.matches(&taken.letter) {
                 letters.push(taken.letter);
             }
-            progress(done, queue.total);
+            progress(queue.taken, queue.total);
         }
         Ok(())
     };
@@ -68,14 +62,11 @@ pub async fn count_by_reason(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<BTreeMap<String, u64>, BrokerError> {
     let mut counts = BTreeMap::new();
-    let queue = Reader::open(config).await?;
+    let mut queue = Reader::open(config).await?;
     let result = async {
-        for done in 1..=queue.total {
-            let Some(taken) = queue.take().await? else {
-                break;
-            };
+        while let Some(taken) = queue.take().await? {
             *counts.entry(taken.letter.reason).or_insert(0) += 1;
-            progress(done, queue.total);
+            progress(queue.taken, queue.total);
         }
         Ok(())
     };
@@ -91,17 +82,14 @@ pub async fn purge(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<u64, BrokerError> {
     let mut purged = 0;
-    let queue = Reader::open(config).await?;
+    let mut queue = Reader::open(config).await?;
     let result = async {
-        for done in 1..=queue.total {
-            let Some(taken) = queue.take().await? else {
-                break;
-            };
+        while let Some(taken) = queue.take().await? {
             if filter.matches(&taken.letter) {
                 queue.remove(taken.tag).await?;
                 purged += 1;
             }
-            progress(done, queue.total);
+            progress(queue.taken, queue.total);
         }
         Ok(())
     };
@@ -118,14 +106,14 @@ pub async fn replay(
     filter: &Filter,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Replayed, BrokerError> {
-    let queue = Reader::open(config).await?;
-    let result = replay_all(&queue, filter, &mut progress).await;
+    let mut queue = Reader::open(config).await?;
+    let result = replay_all(&mut queue, filter, &mut progress).await;
     queue.close().await;
     result
 }
 
 async fn replay_all(
-    queue: &Reader<'_>,
+    queue: &mut Reader<'_>,
     filter: &Filter,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<Replayed, BrokerError> {
@@ -139,23 +127,20 @@ async fn replay_all(
         group_bytes: 0,
         result: Replayed::default(),
     };
-    for done in 1..=queue.total {
-        let Some(taken) = queue.take().await? else {
-            break;
-        };
+    while let Some(taken) = run.queue.take().await? {
         if filter.matches(&taken.letter) {
             run.publish(taken).await?;
         } else {
             run.result.kept += 1;
         }
-        progress(done, queue.total);
+        progress(run.queue.taken, run.queue.total);
     }
     run.finish_group().await?;
     Ok(run.result)
 }
 
-struct Replay<'a> {
-    queue: &'a Reader<'a>,
+struct Replay<'a, 'c> {
+    queue: &'a mut Reader<'c>,
     confirms: Arc<Channel>,
     /// Exchanges looked for so far: publishing to one that is gone would close the channel.
     exchanges: HashMap<String, bool>,
@@ -170,7 +155,7 @@ struct Replaying {
     confirming: Confirming,
 }
 
-impl Replay<'_> {
+impl Replay<'_, '_> {
     async fn publish(&mut self, taken: Taken) -> Result<(), BrokerError> {
         let Letter { original_exchange, original_routing_key: routing_key, body, .. } =
             taken.letter;
@@ -256,7 +241,9 @@ struct Reader<'a> {
     config: &'a config::Broker,
     connection: Connection,
     channel: Channel,
-    /// Letters waiting when the pass began: those that come back or arrive later are not for it.
+    taken: u64,
+    /// Letters waiting when the first was taken: those that come back or arrive later are not for
+    /// this pass. 0 until then.
     total: u64,
 }
 
@@ -270,20 +257,25 @@ impl<'a> Reader<'a> {
     async fn open(config: &'a config::Broker) -> Result<Reader<'a>, BrokerError> {
         let connection = connect::connect(config, "dead-letters").await?;
         let channel = connect::channel(&connection, config.timeout).await?;
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let name = short("queue", &config.dead_letters)?;
-        let declare = channel.queue_declare(name, passive, FieldTable::default());
-        let tried = || format!("looking for queue `{}`", config.dead_letters);
-        let queue = timed(config.timeout, tried, declare).await?;
-        Ok(Reader { config, total: u64::from(queue.message_count()), connection, channel })
+        Ok(Reader { config, connection, channel, taken: 0, total: 0 })
     }
 
-    async fn take(&self) -> Result<Option<Taken>, BrokerError> {
+    async fn take(&mut self) -> Result<Option<Taken>, BrokerError> {
+        if self.taken > 0 && self.taken >= self.total {
+            return Ok(None);
+        }
         let name = short("queue", &self.config.dead_letters)?;
         let get = self.channel.basic_get(name, BasicGetOptions::default());
         let tried = || format!("reading queue `{}`", self.config.dead_letters);
         let got = timed(self.config.timeout, tried, get).await?;
-        Ok(got.map(|BasicGetMessage { delivery, .. }| Taken {
+        let Some(BasicGetMessage { delivery, message_count, .. }) = got else { return Ok(None) };
+        if self.taken == 0 {
+            // The answer to a declaration has a number as well, and that is 0 where a quorum queue
+            // has not answered within 250 ms.
+            self.total = 1 + u64::from(message_count);
+        }
+        self.taken += 1;
+        Ok(Some(Taken {
             tag: delivery.delivery_tag,
             letter: letter::read(&delivery.properties, Bytes::from(delivery.data)),
             properties: delivery.properties,
