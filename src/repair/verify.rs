@@ -195,8 +195,9 @@ impl Repairer<'_> {
 
     async fn estimate(&self, build: &Build, key: &str) -> Result<Estimate, RepairError> {
         let projection = self.projection();
-        let estimate = projection.estimate(&[key]).await?;
+        // In this order: a member that a worker adds in between is not one that was missing.
         let with = projection.estimate(&[key, &build.estimate_key(key)]).await?;
+        let estimate = projection.estimate(&[key]).await?;
         let exact = projection.members_of(&build.key(key)).await?;
         let mut one = Estimate { key: key.to_owned(), estimate, exact, drifted: false };
         one.drifted = with > estimate || one.error_percent() > ESTIMATE_OFF_MAX * 100.0;
