@@ -193,7 +193,13 @@ async fn a_row_that_the_broker_refuses_is_set_aside() {
     let rig = Rig::breakable(DEFAULT_SETS).await;
     // No other test has this broker afterwards.
     rig.spoil();
-    rig.rabbitmqctl(&["eval", "application:set_env(rabbit, max_message_size, 4096)."]);
+    // RabbitMQ 3.10 looks here, and 4.0 there.
+    let takes = |bytes: u32| {
+        let here = format!("application:set_env(rabbit, max_message_size, {bytes})");
+        let there = format!("persistent_term:put(max_message_size, {bytes})");
+        rig.rabbitmqctl(&["eval", &format!("{here}, {there}.")]);
+    };
+    takes(4096);
     let mut app = App::new(&rig).await;
     app.manage(&rig, &["migrate", "-v0"]).end().await.expect(0);
     app.pg
@@ -221,7 +227,7 @@ async fn a_row_that_the_broker_refuses_is_set_aside() {
     let sent: Vec<Value> = (1..=20).filter(|n| ![11, 15].contains(n)).map(Value::from).collect();
     assert_eq!(numbers, sent, "each once, and in their order");
     // Once the broker takes more, a person lets it go.
-    rig.rabbitmqctl(&["eval", "application:set_env(rabbit, max_message_size, 134217728)."]);
+    takes(1 << 24);
     app.pg.run("UPDATE messages_outboxevent SET refused = ''").await;
     app.manage(&rig, &["publish_outbox", "--once"]).end().await.expect(0);
     assert_eq!(app.outbox().await, 0);
