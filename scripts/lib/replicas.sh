@@ -180,7 +180,7 @@ bind 127.0.0.1
 port $(port_of "$server")
 dir $SEEN/$server
 sentinel monitor $MASTER_NAME 127.0.0.1 $REDIS_PORT $QUORUM
-sentinel down-after-milliseconds $MASTER_NAME 2000
+sentinel down-after-milliseconds $MASTER_NAME 5000
 sentinel failover-timeout $MASTER_NAME 10000
 CONF
         own "$conf" "$server"

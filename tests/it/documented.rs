@@ -7,6 +7,7 @@
 mod shell;
 
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
@@ -55,8 +56,13 @@ async fn world() -> Rig {
 }
 
 fn serve_somewhere(rig: &mut Rig) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
-    rig.set("ROLLCALL_SERVE_ADDR", &port.expect("a free port").to_string());
+    // Below those that the kernel hands out: nobody else is given it meanwhile.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = |_| 14_000 + (std::process::id() + NEXT.fetch_add(1, Relaxed)) as u16 % 1_000;
+    let mut ports = (0..1_000).map(next);
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = ports.find(free).expect("a free port");
+    rig.set("ROLLCALL_SERVE_ADDR", &format!("127.0.0.1:{port}"));
 }
 
 async fn publish(rig: &Rig) {

@@ -307,7 +307,7 @@ async fn a_file_without_events_is_an_error_and_a_line_too_long_is_left_out() {
     assert_eq!((&said["confirmed"], &said["left_out"]), (&json!(2), &json!(1)), "{said}");
     assert_eq!(said["complete"], false);
     assert!(run.stderr.contains("lines of -: 1; 2 (longer than 16 MiB)"), "{}", run.stderr);
-    assert_eq!(rig.amqp().await.ready(rig.queue()).await, Ok(2));
+    assert_eq!(rig.amqp().await.surely_ready(rig.queue()).await, 2);
 }
 
 /// However many rows there are, and however heavy: a page of them is in memory.

@@ -32,6 +32,8 @@ async fn long_outage(away: Server) {
         (names::DRAIN_SECS, "3"),
         (names::STORE_TIMEOUT_SECS, "2"),
         (names::REDIS_TIMEOUT_MS, "1000"),
+        // Longer than the outage: nothing is stored without Redis.
+        (names::REDIS_HOLD_SECS, "600"),
         (names::RETRY_MAX_SECS, "1"),
     ] {
         rig.set(name, value);
@@ -93,7 +95,7 @@ async fn wait_out(rig: &Rig, worker: &mut Worker, amqp: &Amqp, began: Instant) {
     eventually(OUTAGE + LONG, "the outage to have lasted", async || {
         let metrics = worker.metrics().await?;
         assert_eq!(metrics.sum(names::SESSIONS), 1.0, "a session with a store away");
-        assert_eq!(amqp.ready(rig.queue()).await, Ok(EVENTS as u32), "ready in the queue");
+        assert_eq!(amqp.surely_ready(rig.queue()).await, EVENTS as u32, "ready in the queue");
         assert_eq!(worker.status("/livez").await, Ok(200));
         assert_eq!(worker.status("/readyz").await, Ok(503));
         match began.elapsed() > OUTAGE {

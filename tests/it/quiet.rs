@@ -142,6 +142,7 @@ async fn keys_of_another_type_are_told_of_once_and_not_by_name() {
             .collect();
         rig.publish_events(&again).await;
         rig.wait_idle().await;
+        worker.assert_books_balance().await;
         let told = worker.metrics().await.unwrap().sum("rollcall_wrong_type_keys_total");
         let log = worker.log();
         worker.terminate().await;

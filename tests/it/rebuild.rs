@@ -253,6 +253,7 @@ async fn a_worker_that_ends_takes_back_what_it_does_not_keep() {
             oracle.all_good(&events);
             rig.publish_events(&events).await;
             rig.wait_arrived(&oracle).await;
+            worker.assert_books_balance().await;
             worker.kill().await;
         } else {
             worker.terminate().await;

@@ -170,7 +170,7 @@ async fn a_deadlock_is_tried_again() {
     scene.rig.set(names::STORE_TIMEOUT_SECS, "30");
     let mut admin = Pg::connect(&scene.rig.env["ADMIN_URL"]).await.unwrap();
     // Who waits the shorter time is the victim.
-    admin.run(&format!("ALTER ROLE {role} SET deadlock_timeout = '3s'")).await;
+    admin.run(&format!("ALTER ROLE {role} SET deadlock_timeout = '10s'")).await;
     admin.run("SET deadlock_timeout = '10min'").await;
     let mut scene = scene.replace_worker().await;
     let mut events = scene.events(2);

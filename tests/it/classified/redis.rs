@@ -160,8 +160,8 @@ async fn loading(scene: &mut Scene, redis: &mut Redis) {
     for n in 0..FILLER {
         other.ask(&["SET", &format!("filler:{n}"), "x"]).await.unwrap();
     }
-    // Microseconds a key, and how often it looks up meanwhile: some 8 s in all.
-    redis.ask(&["CONFIG", "SET", "key-load-delay", "4000"]).await.unwrap();
+    // Microseconds a key, and how often it looks up meanwhile: some 16 s in all.
+    redis.ask(&["CONFIG", "SET", "key-load-delay", "8000"]).await.unwrap();
     redis.ask(&["CONFIG", "SET", "loading-process-events-interval-bytes", "1024"]).await.unwrap();
     let said = scene.worker.log().len();
     redis.ask(&["REPLICAOF", "127.0.0.1", &port]).await.unwrap();

@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 
 use super::message::Message;
-use super::wait::LONG;
+use super::wait::{LONG, SHORT, eventually};
 
 pub struct Amqp {
     connection: Connection,
@@ -139,6 +139,18 @@ impl Amqp {
         let count = declared.map(|q| q.message_count()).map_err(|e| format!("{queue}: {e}"))?;
         channel.close(200, "done".into()).await.map_err(|e| e.to_string())?;
         Ok(count)
+    }
+
+    /// What is ready, where it is known that it is not nothing: of a quorum queue that is busy the
+    /// broker says 0.
+    pub async fn surely_ready(&self, queue: &str) -> u32 {
+        eventually(SHORT, "the queue to say what is ready", async || {
+            match self.ready(queue).await? {
+                0 => Err("it says 0".to_owned()),
+                n => Ok(n),
+            }
+        })
+        .await
     }
 
     /// Takes what is in a queue and never settles any of it.

@@ -69,7 +69,13 @@ impl Rig {
     pub async fn wait_idle(&self) {
         let columns = ["list_queues", "-q", "name", "messages_ready", "messages_unacknowledged"];
         let wanted = format!("{}\t0\t0", self.queue());
+        let amqp = self.amqp().await;
         eventually(SHORT, "nothing to be ready or unacknowledged", async || {
+            // What rabbitmqctl lists is some seconds old.
+            match amqp.ready(self.queue()).await? {
+                0 => {}
+                n => return Err(format!("{n} are ready")),
+            }
             let listed = self.rabbitmqctl(&columns);
             let of_queue = listed.lines().find(|line| line.starts_with(self.queue()));
             match of_queue {
