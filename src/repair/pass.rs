@@ -148,6 +148,17 @@ impl<'a> Repairer<'a> {
         }
     }
 
+    /// All partitions, as the reading side has them.
+    pub(super) async fn extents(&mut self) -> Result<Vec<Extent>, RepairError> {
+        let mut tries = Tries::new();
+        loop {
+            match self.reader.extents().await {
+                Ok(extents) => return Ok(extents),
+                Err(error) => tries.again(error.into(), &mut self.reader).await?,
+            }
+        }
+    }
+
     /// Every event and every retired member.
     pub(super) async fn scan(
         &mut self,
@@ -156,7 +167,7 @@ impl<'a> Repairer<'a> {
     ) -> Result<u64, RepairError> {
         let sets = self.sets.clone();
         let mut gather = Gather::new(&sets, &self.context.limits, target.exact());
-        let extents = self.reader.extents().await?;
+        let extents = self.extents().await?;
         let pages = extents.iter().map(|extent| extent.pages.max(0) as u64).sum();
         let (mut rows, mut done) = (0, 0);
         for extent in &extents {
@@ -207,7 +218,9 @@ impl<'a> Repairer<'a> {
                 let read = (at as u64 + 1) * Extent::PIECE_PAGES;
                 (self.progress)(doing, (done + read).min(pages), Some(pages));
             }
-            match self.reader.moved(&extent).await? {
+            let now = self.extents().await?;
+            match now.into_iter().find(|other| other.replaces(&extent)) {
+                // Or it was dropped, and its rows with it.
                 None => return Ok(rows),
                 Some(now) => extent = now,
             }

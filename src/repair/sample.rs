@@ -29,7 +29,7 @@ const PAGES_PER_EVENT_MAX: u64 = 20;
 impl Repairer<'_> {
     /// Looks at about `wanted` events.
     pub async fn sample(&mut self, wanted: u64) -> Result<Verified, RepairError> {
-        let extents = self.reader.extents().await?;
+        let extents = self.extents().await?;
         let pages: i64 = extents.iter().map(|extent| extent.pages).sum();
         let mut verified = Verified::default();
         let of_a_page = (wanted / PAGES_MIN).max(1);

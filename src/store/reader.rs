@@ -77,6 +77,8 @@ pub struct Reader {
     replica: Option<Link>,
     /// Whether the planner of the reading side was told to go by pages.
     by_pages: Option<bool>,
+    /// What the last mark saw is replayed up to here: whatever is read must show it.
+    reached: Option<String>,
 }
 
 impl Reader {
@@ -87,7 +89,8 @@ impl Reader {
             Some(url) => replica(url, config, &mut primary).await,
             None => None,
         };
-        let mut reader = Reader { config: config.clone(), primary, replica, by_pages: None };
+        let config = config.clone();
+        let mut reader = Reader { config, primary, replica, by_pages: None, reached: None };
         if let Some(replica) = &mut reader.replica {
             replica.allow(PIECE_MAX).await?;
         } else {
@@ -96,9 +99,14 @@ impl Reader {
         Ok(reader)
     }
 
-    /// New connections in the place of these.
+    /// New connections in the place of these. A replica that crashed, or another one behind the same
+    /// address, need not have come as far as the one before.
     pub async fn reopen(&mut self) -> Result<(), StoreError> {
-        *self = Reader::open(&self.config).await?;
+        let mut reader = Reader::open(&self.config).await?;
+        if let Some(lsn) = self.reached.clone() {
+            reader.reach(lsn).await?;
+        }
+        *self = reader;
         Ok(())
     }
 
@@ -117,8 +125,14 @@ impl Reader {
     /// A mark of the primary, and the replica not behind it.
     pub async fn mark(&mut self) -> Result<Mark, StoreError> {
         let mark = marks::mark(&mut self.primary).await?;
+        self.reach(mark.lsn.clone()).await?;
+        Ok(mark)
+    }
+
+    /// Nothing is read from a replica before it has come to `lsn`.
+    async fn reach(&mut self, lsn: String) -> Result<(), StoreError> {
         if let Some(replica) = &mut self.replica
-            && let Err(why) = fence(replica, &mark.lsn).await
+            && let Err(why) = fence(replica, &lsn).await
         {
             // Slower, and as right.
             let error = crate::telemetry::chain(&why);
@@ -127,7 +141,8 @@ impl Reader {
             self.by_pages = None;
             self.primary.allow(PIECE_MAX).await?;
         }
-        Ok(mark)
+        self.reached = Some(lsn);
+        Ok(())
     }
 
     /// All partitions, the oldest first.
@@ -150,15 +165,6 @@ impl Reader {
             .await?;
         let extent = |(name, from, to, pages, file)| Extent { name, from, to, pages, file };
         Ok(rows.into_iter().map(extent).collect())
-    }
-
-    /// The partition as it is now, if its rows are not where they were: VACUUM FULL and the like
-    /// move them, and pages that were read by number may then have been missed.
-    pub async fn moved(&mut self, extent: &Extent) -> Result<Option<Extent>, StoreError> {
-        let now = self.extents().await?;
-        let found = now.into_iter().find(|other| other.name == extent.name);
-        // One that is gone was dropped, and its rows with it.
-        Ok(found.filter(|other| other.file != extent.file))
     }
 
     /// Hands over the events of a piece as they come. After an error read the piece again.
@@ -261,6 +267,12 @@ impl Extent {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether this is the same partition with its rows in another file: VACUUM FULL and the like
+    /// move them, and pages of the one before that were read by number may have missed some.
+    pub fn replaces(&self, other: &Extent) -> bool {
+        self.name == other.name && self.file != other.file
     }
 
     pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {

@@ -5,10 +5,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use rollcall::config::Config;
+use rollcall::store::{self, Piece};
 use serde_json::Value;
 
 use crate::harness::{
-    LONG, Publisher, Reader, Replica, Rig, Run, SHORT, Stream, Worker, eventually, seed,
+    LONG, Producer, Publisher, Reader, Replica, Rig, Run, SHORT, Stream, Worker, eventually, seed,
 };
 
 const SETS: &str = "sessions=session cities=state+city users=username by_city=username@state+city";
@@ -36,6 +38,44 @@ async fn a_rebuild_believes_no_replica_that_lags() {
     let (scene, run) = scene.paused_while(&["manage", "rebuild"]).await;
     run.expect(0);
     scene.finish().await;
+}
+
+/// New connections in the middle of it, to one that died meanwhile, or to another behind the same
+/// address: what it had come to before is waited for again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_comes_back_with_less_is_not_believed() {
+    let mut rig = Rig::breakable(SETS).await;
+    let mut replica = rig.add_replica().await;
+    rig.set("DATABASE_REPLICA_URL", &replica.url);
+    let env = rig.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let config = Config::load(env).unwrap();
+    let mut oracle = rig.oracle();
+    let mut producer = Producer::new(seed());
+    let worker = rig.warm_worker(&mut oracle, &mut producer).await;
+    let events = producer.events(500);
+    oracle.all_good(&events);
+    rig.publish_events(&events).await;
+    rig.wait_arrived(&oracle).await;
+    let stored = rig.pg().await.events().await.unwrap();
+
+    let mut reader = store::Reader::open(config.store().unwrap()).await.unwrap();
+    let mark = reader.mark().await.unwrap();
+    replica.fall_back(&rig).await;
+    let shown = replica.events().await.unwrap();
+    assert!(shown < stored, "inconclusive: it came back with all {stored}");
+    let goes_on = async {
+        // The reader waits meanwhile, or it does not and is found out.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        replica.go_on().await;
+    };
+    let (reopened, ()) = tokio::join!(reader.reopen(), goes_on);
+    reopened.unwrap();
+    let all = Piece::Transactions { from: 0, to: Some(mark.xmax) };
+    let sink = async |_| Ok::<(), store::StoreError>(());
+    let read = reader.read(&all, sink).await.unwrap();
+    assert_eq!(read as i64, stored, "it showed {shown} when it came back");
+    reader.close().await;
+    rig.finish(&oracle, vec![worker]).await;
 }
 
 /// A worker under load, drift, and one who reads all members that are good.

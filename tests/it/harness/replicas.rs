@@ -6,7 +6,7 @@
 use super::pg::Pg;
 use super::redis::{Redis, Reply};
 use super::rig::{Rig, with_database};
-use super::servers::{Server, value};
+use super::servers::{Server, Verb, value};
 use super::wait::{LONG, SHORT, eventually};
 
 /// As `scripts/servers` names them: the user that replicas come as, and what the Sentinels watch.
@@ -74,6 +74,19 @@ impl Replica {
             Ok(())
         })
         .await;
+    }
+
+    /// It dies, and comes back at most as far as it is sure of: of the rest it shows nothing.
+    pub async fn fall_back(&mut self, rig: &Rig) {
+        self.pg.run("ALTER SYSTEM SET recovery_min_apply_delay = '1h'").await;
+        rig.control(Verb::Kill, Server::Replica);
+        rig.control(Verb::Start, Server::Replica);
+        self.pg = Pg::connect(&self.url).await.unwrap();
+    }
+
+    pub async fn go_on(&mut self) {
+        self.pg.run("ALTER SYSTEM RESET recovery_min_apply_delay").await;
+        self.pg.run("SELECT pg_reload_conf()").await;
     }
 
     /// How far it has replayed, as a number of bytes.
