@@ -68,11 +68,13 @@ async fn a_replica_that_comes_back_with_less_is_not_believed() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         replica.go_on().await;
     };
-    let (reopened, ()) = tokio::join!(reader.reopen(), goes_on);
-    reopened.unwrap();
     let all = Piece::Transactions { from: 0, to: Some(mark.xmax) };
     let sink = async |_| Ok::<(), store::StoreError>(());
-    let read = reader.read(&all, sink).await.unwrap();
+    let reads = async {
+        reader.reopen().await.unwrap();
+        reader.read(&all, sink).await.unwrap()
+    };
+    let (read, ()) = tokio::join!(reads, goes_on);
     assert_eq!(read as i64, stored, "it showed {shown} when it came back");
     reader.close().await;
     rig.finish(&oracle, vec![worker]).await;
