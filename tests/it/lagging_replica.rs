@@ -63,18 +63,16 @@ async fn a_replica_that_comes_back_with_less_is_not_believed() {
     replica.fall_back(&rig).await;
     let shown = replica.events().await.unwrap();
     assert!(shown < stored, "inconclusive: it came back with all {stored}");
-    let goes_on = async {
-        // The reader waits meanwhile, or it does not and is found out.
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        replica.go_on().await;
-    };
     let all = Piece::Transactions { from: 0, to: Some(mark.xmax) };
     let sink = async |_| Ok::<(), store::StoreError>(());
-    let reads = async {
+    let mut reads = Box::pin(async {
         reader.reopen().await.unwrap();
         reader.read(&all, sink).await.unwrap()
-    };
-    let (read, ()) = tokio::join!(reads, goes_on);
+    });
+    let early = tokio::time::timeout(Duration::from_secs(2), &mut reads).await;
+    assert!(early.is_err(), "it read {early:?} of {stored} from one that is behind");
+    replica.go_on().await;
+    let read = reads.await;
     assert_eq!(read as i64, stored, "it showed {shown} when it came back");
     reader.close().await;
     rig.finish(&oracle, vec![worker]).await;
