@@ -1,8 +1,8 @@
 //! The dead letters, for the operator: look, count, publish again, throw away.
 //!
 //! Takes each letter at most once per run (the number waiting when the first is taken bounds it) and
-//! lets what is not asked for go back untouched. Never takes a letter out before its replay is confirmed and
-//! routed. Holds no body that the filter does not want.
+//! lets what is not asked for go back untouched. Never takes a letter out before its replay is
+//! confirmed and routed. Holds no body that the filter does not want.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
